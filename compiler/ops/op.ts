@@ -1,0 +1,71 @@
+import type { Mesh } from "../../shared/mesh/mesh.ts";
+import type { Placement } from "../../shared/mesh/placement.ts";
+import type { StepScalars } from "../../shared/optimizer/step-scalars.ts";
+import type { DType } from "../../shared/program/program.ts";
+
+export type Attrs = Readonly<Record<string, number>>;
+
+/** Shape and dtype of a value, in global or local sizes. */
+export interface ValueType {
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+}
+
+/** Numbers that a reference implementation reads and writes; which array holds them is its caller's affair. */
+export type NumberArray = Float64Array | Float32Array | Int32Array;
+
+export interface ReferenceTensor {
+  readonly data: NumberArray;
+  readonly shape: readonly number[];
+}
+
+/** One call of an op's reference implementation. In-place ops get the same data as input and output. */
+export interface ReferenceCall {
+  readonly inputs: readonly ReferenceTensor[];
+  readonly outputs: readonly ReferenceTensor[];
+  readonly attrs: Attrs;
+  readonly scalars: StepScalars;
+  readonly mesh: Mesh;
+  /** This rank's coordinate on every mesh axis. */
+  readonly coordinates: readonly number[];
+}
+
+/**
+ * How an op may run on one mesh axis: placements wanted of its inputs, and the placement of its output that follows.
+ * The row `linear (S1, S1 -> P)` says: with both operands split along in-features, ranks hold summands.
+ */
+export interface StrategyRow {
+  readonly inputs: readonly Placement[];
+  readonly output: Placement;
+}
+
+/** What the differentiator offers a gradient rule: it emits gradient ops and returns their values. */
+export interface GradientBuilder {
+  readonly inputs: readonly number[];
+  readonly output: number;
+  readonly outputGradient: number;
+  readonly attrs: Attrs;
+  /** Whether input `index` needs a gradient; a rule must not emit ops for one that does not. */
+  needs(index: number): boolean;
+  typeOf(value: number): ValueType;
+  emit(op: string, inputs: readonly number[], attrs?: Attrs): number;
+}
+
+/** One op: everything the compiler, the interpreter and the reference backend know of it. */
+export interface OpDefinition {
+  readonly name: string;
+  /** Type of the output, from global or local input types. @throws InvalidArgumentError when operands do not fit. */
+  infer(inputs: readonly ValueType[], attrs: Attrs): ValueType;
+  /** Gradient contribution of each input (undefined where not needed); absent for ops never differentiated. */
+  gradient?(builder: GradientBuilder): readonly (number | undefined)[];
+  /** Rows in order of preference when costs are equal. */
+  strategies(inputs: readonly ValueType[], output: ValueType, attrs: Attrs): readonly StrategyRow[];
+  /** Floating-point operations of one call on operands of these (local) types. */
+  flops(inputs: readonly ValueType[], output: ValueType): number;
+  /** Index of the input whose bytes the output takes over (in-place update), if any. */
+  readonly inPlace?: number;
+  /** Further inputs written in place (optimizer moments). */
+  readonly alsoWrites?: readonly number[];
+  /** Plain loops, sums in float64. */
+  reference(call: ReferenceCall): void;
+}
