@@ -48,7 +48,8 @@ export interface GradientBuilder {
   /** Whether input `index` needs a gradient; a rule must not emit ops for one that does not. */
   needs(index: number): boolean;
   typeOf(value: number): ValueType;
-  emit(op: string, inputs: readonly number[], attrs?: Attrs): number;
+  /** `type` is needed only where the op's inputs do not tell it (broadcast). */
+  emit(op: string, inputs: readonly number[], attrs?: Attrs, type?: ValueType): number;
 }
 
 /** One op: everything the compiler, the interpreter and the reference backend know of it. */

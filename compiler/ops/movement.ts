@@ -1,0 +1,72 @@
+import { axisSize } from "../../shared/mesh/mesh.ts";
+import { InternalError } from "../../shared/errors.ts";
+import type { OpDefinition, ReferenceTensor, ValueType } from "./op.ts";
+import { registerOps } from "./registry.ts";
+import { allDims, at, attr, elements, inputOf, operand, outputOf, row, splitTogether } from "./shapes.ts";
+
+// slice and mask are made by redistribution, so they have no strategies of their own.
+
+/** This rank's part of dim attrs.dim, cut into as many equal parts as mesh axis attrs.axis has ranks. */
+const slice: OpDefinition = {
+  name: "slice",
+  infer() {
+    throw new InternalError("a slice's shape comes with the node");
+  },
+  strategies: () => [],
+  flops: () => 0,
+  reference(call) {
+    const axis = attr(call.attrs, "axis");
+    copyPart(inputOf(call, 0), outputOf(call), attr(call.attrs, "dim"), operand(call.coordinates, axis), axisSize(call.mesh, axis));
+  },
+};
+
+/** The value on the rank with coordinate 0 of attrs.axis, zeros elsewhere: a replicated value made partial. */
+const mask: OpDefinition = {
+  name: "mask",
+  infer: ([x]) => operand([x], 0) as ValueType,
+  strategies: () => [],
+  flops: () => 0,
+  reference(call) {
+    const [x, y] = [inputOf(call, 0), outputOf(call)];
+    const keep = operand(call.coordinates, attr(call.attrs, "axis")) === 0;
+    for (let i = 0; i < elements(x.shape); i++) y.data[i] = keep ? at(x.data, i) : 0;
+  },
+};
+
+/** Part number `microbatch` of attrs.parts equal parts of dim 0: the rows of one microbatch. */
+const takeRows: OpDefinition = {
+  name: "takeRows",
+  infer([x], attrs) {
+    const { shape, dtype } = operand([x], 0) as ValueType;
+    return { shape: [(shape[0] ?? 0) / attr(attrs, "parts"), ...shape.slice(1)], dtype };
+  },
+  // Every rank takes part of its own rows: the union over ranks is the microbatch, whatever rows that are.
+  strategies: (_inputs, y) => [row(["R"], "R"), ...splitTogether(1, allDims(y))],
+  flops: () => 0,
+  reference(call) {
+    copyPart(inputOf(call, 0), outputOf(call), 0, call.scalars.microbatch, attr(call.attrs, "parts"));
+  },
+};
+
+function copyPart(x: ReferenceTensor, y: ReferenceTensor, dim: number, part: number, parts: number): void {
+  const outer = elements(x.shape.slice(0, dim));
+  const length = elements(x.shape.slice(dim)) / parts;
+  for (let o = 0; o < outer; o++) {
+    for (let i = 0; i < length; i++) y.data[o * length + i] = at(x.data, (o * parts + part) * length + i);
+  }
+}
+
+/** Sum over the step's microbatches, in a buffer that lives through them. In a program: [acc, x] -> acc. */
+const accumulate: OpDefinition = {
+  name: "accumulate",
+  infer: (inputs) => operand(inputs, 0),
+  strategies: (_inputs, y) => [row(["R"], "R"), ...splitTogether(1, allDims(y)), row(["P"], "P")],
+  flops: (_inputs, y) => elements(y.shape),
+  reference(call) {
+    const [acc, x, y] = [inputOf(call, 0), inputOf(call, 1), outputOf(call)];
+    const first = call.scalars.microbatch === 0;
+    for (let i = 0; i < elements(x.shape); i++) y.data[i] = (first ? 0 : at(acc.data, i)) + at(x.data, i);
+  },
+};
+
+registerOps(slice, mask, takeRows, accumulate);
