@@ -11,6 +11,8 @@ export interface Backend {
   readonly name: BackendName;
   /** What it computes with, for logs and the gang's fingerprint: `OpenBLAS 0.3.21 Zen, 2 threads, x86-64`. */
   readonly device: string;
+  /** Equal on two hosts whose copies of a value come out bit-identical: backend, build, BLAS and its core, threads, CPU. */
+  readonly fingerprint: string;
   /** Everything asked of the system, by kind. */
   readonly memory: MemoryAccount;
   /** Allocates the arena and binds every instruction. One program at a time. @throws RankmeshError when memory is refused. */
