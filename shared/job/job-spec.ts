@@ -96,12 +96,14 @@ export type ScheduleChoice =
   | { readonly linearWarmup: { readonly steps: number } }
   | { readonly cosine: { readonly warmupSteps: number; readonly minLr: number } };
 
-export type DataSpec = {
+export type DataSpec = DataSettings & DataSourceSpec;
+
+export interface DataSettings {
   /** Rows of one optimizer step over the whole mesh. */
   readonly batchSize: number;
   /** A seeded permutation per pass over the rows. */
   readonly shuffle: boolean;
-} & DataSourceSpec;
+}
 
 /** Exactly one of the keys. */
 export type DataSourceSpec =

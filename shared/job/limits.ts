@@ -1,0 +1,17 @@
+/**
+ * Bounds of a job spec. They stand far above what any job needs and keep every product of sizes, in bytes too,
+ * exact in a double.
+ */
+
+/** Features, rows of a batch, elements of one row of an input. */
+export const MAX_DIM = 2 ** 24;
+/** Elements of one parameter. */
+export const MAX_ELEMENTS = 2 ** 40;
+/** Ranks of a mesh, along each axis and together. */
+export const MAX_RANKS = 4096;
+export const MAX_NAME_BYTES = 256;
+export const MAX_LAYER_NAME_BYTES = 512;
+export const MAX_PATH_BYTES = 4096;
+export const MAX_PLAN_ENTRIES = 16384;
+/** Layers of an mlp. */
+export const MAX_LAYERS = 4096;
