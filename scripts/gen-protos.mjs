@@ -2,7 +2,7 @@
 // Writes shared/rpc/gen from protos/: TypeScript types, and the exact file descriptors that reflection serves.
 // With --check it writes nothing and fails when what is committed is not what it would write.
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync, mkdirSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -87,16 +87,24 @@ function generate() {
       const source = readFileSync(join(types, path), "utf8");
       files.set(path, HEADER + allowUndefinedInputs(source.trimEnd()) + "\n");
     }
+    // Beside our own: the health service, whose proto comes with its package.
+    const inputs = join(scratch, "protos");
+    cpSync(join(root, "protos"), inputs, { recursive: true });
+    mkdirSync(join(inputs, "grpc/health/v1"), { recursive: true });
+    cpSync(
+      join(root, "node_modules/grpc-health-check/proto/health/v1/health.proto"),
+      join(inputs, "grpc/health/v1/health.proto"),
+    );
     const set = join(scratch, "set.binpb");
     execFileSync(
       bufPath(),
-      ["build", "protos", "--as-file-descriptor-set", "--exclude-source-info", "-o", set],
-      { cwd: root, stdio: ["ignore", "inherit", "inherit"], env: { ...process.env, BUF_CACHE_DIR: join(scratch, "buf") } },
+      ["build", inputs, "--as-file-descriptor-set", "--exclude-source-info", "-o", set],
+      { stdio: ["ignore", "inherit", "inherit"], env: { ...process.env, BUF_CACHE_DIR: join(scratch, "buf") } },
     );
     const descriptors = splitSet(readFileSync(set)).map((file) => `  "${file.toString("base64")}",\n`);
     files.set(
       "file-descriptors.ts",
-      `${HEADER}/** Each google.protobuf.FileDescriptorProto of protos/ and of what it imports, base64. */\n` +
+      `${HEADER}/** The google.protobuf.FileDescriptorProto of protos/, of what they import and of the health service, base64. */\n` +
         `export const FILE_DESCRIPTORS_BASE64: readonly string[] = [\n${descriptors.join("")}];\n`,
     );
     return files;

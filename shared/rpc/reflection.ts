@@ -1,7 +1,5 @@
 import type { Server } from "@grpc/grpc-js";
-import { loadSync } from "@grpc/proto-loader";
 import { ReflectionService } from "@grpc/reflection";
-import { protoPath as healthProtoPath } from "grpc-health-check";
 import { FILE_DESCRIPTORS_BASE64 } from "./gen/file-descriptors.ts";
 
 /** Full name of the health service, which every server of ours offers. */
@@ -15,14 +13,9 @@ export const HEALTH_SERVICE = "grpc.health.v1.Health";
  * @param serviceNames what this server offers; others are not listed
  */
 export function addReflection(server: Server, serviceNames: readonly string[]): void {
-  const ours = FILE_DESCRIPTORS_BASE64.map((text) => Buffer.from(text, "base64"));
-  const health = Object.values(loadSync(healthProtoPath)).flatMap((definition) =>
-    "fileDescriptorProtos" in definition && Array.isArray(definition.fileDescriptorProtos)
-      ? (definition.fileDescriptorProtos as Buffer[])
-      : [],
-  );
+  const fileDescriptorProtos = FILE_DESCRIPTORS_BASE64.map((text) => Buffer.from(text, "base64"));
   // The service reads nothing of a package definition but its descriptors.
-  const definition = { format: "", type: {}, fileDescriptorProtos: [...ours, ...health] };
+  const definition = { format: "", type: {}, fileDescriptorProtos };
   const packages = { "rankmesh.v1": definition } as unknown as ConstructorParameters<
     typeof ReflectionService
   >[0];
