@@ -3,7 +3,7 @@ import type { OptimizerSpec, ScheduleSpec } from "../program/program.ts";
 import { FaultList } from "./faults.ts";
 import type { JobSpec } from "./job-spec.ts";
 import { MAX_ELEMENTS, MAX_RANKS } from "./limits.ts";
-import { jobSchema } from "./schema.ts";
+import { DEFAULT_FEATURES, jobSchema } from "./schema.ts";
 import { isMap, ownValue } from "./schema-types.ts";
 
 export interface ResolveOptions {
@@ -134,7 +134,22 @@ function withoutConflicts(partial: JobSpec, broken: ReadonlySet<string>): JobSpe
   const gradientAccumulation = broken.has("gradientAccumulation") ? 1 : partial.gradientAccumulation;
   const dataParallel = mesh.dataParallel === "auto" ? 1 : mesh.dataParallel;
   const batchSize = broken.has("data.batchSize") ? dataParallel * gradientAccumulation : partial.data.batchSize;
-  return { ...partial, mesh, gradientAccumulation, data: { ...partial.data, batchSize } };
+  const model = broken.has("model.feedForward") ? standInModel(partial, mesh) : partial.model;
+  return { ...partial, model, mesh, gradientAccumulation, data: { ...partial.data, batchSize } };
+}
+
+/** Sizes that a fault put at their default become ones that divide. */
+function standInModel(partial: JobSpec, mesh: JobSpec["mesh"]): JobSpec["model"] {
+  const { model } = partial;
+  if (!("feedForward" in model)) return model;
+  const divisible = 8 * (mesh.tensorParallel === "auto" ? 1 : mesh.tensorParallel);
+  const { dim, hidden } = model.feedForward;
+  return {
+    feedForward: {
+      dim: dim === DEFAULT_FEATURES ? divisible : dim,
+      hidden: hidden === DEFAULT_FEATURES ? divisible : hidden,
+    },
+  };
 }
 
 function standInMesh(partial: JobSpec): JobSpec["mesh"] {

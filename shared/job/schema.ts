@@ -47,6 +47,9 @@ import {
   text,
 } from "./schema-values.ts";
 
+/** Of a feedForward, in and hidden. */
+export const DEFAULT_FEATURES = 8192;
+
 const MODELS = "use feedForward, mlp, module or graph";
 const SOURCES = "use safetensors, random or stream";
 const NO_SEQUENCES = "no model that takes token sequences is; leave it out";
@@ -60,8 +63,8 @@ const nothing = object<Record<string, never>>({});
 const model = oneOf<ModelSpec>(
   {
     feedForward: object<FeedForwardModel>({
-      dim: withDefault(size, 8192),
-      hidden: withDefault(size, 8192),
+      dim: withDefault(size, DEFAULT_FEATURES),
+      hidden: withDefault(size, DEFAULT_FEATURES),
     }),
     mlp: object<MlpModel>({
       dims: required(list(size, { min: 2, max: MAX_LAYERS + 1, what: "positive integers" })),
