@@ -1,0 +1,223 @@
+import { InvalidArgumentError } from "../../shared/errors.ts";
+import { formatBytes } from "./format-bytes.ts";
+import type { AxisSize, MeshSpec } from "../../shared/job/job-spec.ts";
+import type { MeshSizes } from "../job/job-state.ts";
+
+/** A worker as the scheduler sees it. */
+export interface SchedulableWorker {
+  readonly name: string;
+  readonly backend: string;
+  /** Workers of equal fingerprint compute equal bits. */
+  readonly fingerprint: string;
+  /** 0: the worker named no limit. */
+  readonly memoryLimitBytes: number;
+}
+
+/** What a job asks of the workers. */
+export interface Demand {
+  readonly mesh: MeshSpec;
+  readonly allowMixedBackends: boolean;
+  /**
+   * Exact peak bytes of a rank at these sizes.
+   * @throws InvalidArgumentError when the job does not compile at them
+   */
+  peakBytes(sizes: MeshSizes): number;
+}
+
+/** Where a job runs, or why it doesn't yet, or why it never can. */
+export type Placement =
+  | {
+      readonly kind: "start";
+      readonly sizes: MeshSizes;
+      readonly peakBytes: number;
+      /** Worker of every rank, in rank order. */
+      readonly workers: readonly string[];
+    }
+  | { readonly kind: "wait"; readonly reason: string }
+  | { readonly kind: "invalid"; readonly error: InvalidArgumentError };
+
+/** A job in the queue, first come first. */
+export interface QueuedJob extends Demand {
+  readonly jobId: string;
+  /** How many later jobs were started before it although it could have used their workers. */
+  readonly overtaken: number;
+}
+
+export interface Scheduled {
+  readonly jobId: string;
+  readonly placement: Placement;
+  /** The job's new count. */
+  readonly overtaken: number;
+}
+
+/** A waiting job lets this many later ones pass; then they wait for it. */
+export const MAX_OVERTAKEN = 8;
+
+const BACKEND_ORDER = ["cuda", "gpujs", "cpu", "reference"];
+
+/**
+ * One pass over the queue: what starts now, and why the rest waits.
+ *
+ * First come, first served, with bounded overtaking: a job that does not fit now lets smaller later ones pass, so
+ * that free workers are used; but once `MAX_OVERTAKEN` jobs have passed it, nothing later starts before it. A job that
+ * would not fit even if every registered worker were free holds nobody up.
+ */
+export function schedule(
+  queue: readonly QueuedJob[],
+  free: readonly SchedulableWorker[],
+  registered: readonly SchedulableWorker[],
+): Scheduled[] {
+  const results: { jobId: string; placement: Placement; overtaken: number; couldRun: boolean }[] = [];
+  let left = free;
+  let barrier: string | undefined;
+  for (const job of queue) {
+    if (barrier !== undefined) {
+      const reason = `waits behind job ${barrier}, which came first and was overtaken ${MAX_OVERTAKEN} times`;
+      results.push({ jobId: job.jobId, placement: { kind: "wait", reason }, overtaken: job.overtaken, couldRun: false });
+      continue;
+    }
+    const placement = place(job, left, registered);
+    const couldRun = placement.kind === "wait" && place(job, registered, registered).kind === "start";
+    if (placement.kind === "start") {
+      left = left.filter((worker) => !placement.workers.includes(worker.name));
+      for (const earlier of results) if (earlier.couldRun) earlier.overtaken += 1;
+    }
+    results.push({ jobId: job.jobId, placement, overtaken: job.overtaken, couldRun });
+    const stuck = results.find((r) => r.couldRun && r.overtaken >= MAX_OVERTAKEN);
+    if (stuck !== undefined) barrier = stuck.jobId;
+  }
+  return results.map(({ jobId, placement, overtaken }) => ({ jobId, placement, overtaken }));
+}
+
+/** Places one job on the free workers: all of its ranks or none. Pure and deterministic. */
+export function place(
+  job: Demand,
+  free: readonly SchedulableWorker[],
+  registered: readonly SchedulableWorker[],
+): Placement {
+  try {
+    return placeGang(job, free, registered);
+  } catch (error) {
+    if (error instanceof InvalidArgumentError) return { kind: "invalid", error };
+    throw error;
+  }
+}
+
+function placeGang(
+  job: Demand,
+  free: readonly SchedulableWorker[],
+  registered: readonly SchedulableWorker[],
+): Placement {
+  let shortOfMemory: { readonly peakBytes: number; readonly need: number; readonly fit: number } | undefined;
+  for (const group of likeGroups(free, job)) {
+    // A larger gang needs less memory per rank, so that dropping small workers may rule out others: repeat.
+    let members: readonly SchedulableWorker[] = group;
+    for (;;) {
+      const sizes = sizesFor(job.mesh, members.length);
+      if (sizes === undefined) break;
+      const need = sizes.dataParallel * sizes.tensorParallel;
+      const peakBytes = job.peakBytes(sizes);
+      const fit = members.filter((worker) => fits(peakBytes, worker));
+      if (fit.length >= need) {
+        return { kind: "start", sizes, peakBytes, workers: fit.slice(0, need).map((worker) => worker.name) };
+      }
+      shortOfMemory ??= { peakBytes, need, fit: fit.length };
+      if (fit.length === members.length) break;
+      members = fit;
+    }
+  }
+  return { kind: "wait", reason: waitReason(job, free, registered, shortOfMemory) };
+}
+
+/**
+ * The mesh on `workers` workers: fixed sizes as they are, `auto` as large as the workers allow. Where both axes are `auto`,
+ * tensorParallel takes all: it is what divides a model's memory. Undefined when there are too few.
+ */
+export function sizesFor(mesh: MeshSpec, workers: number): MeshSizes | undefined {
+  const { dataParallel, tensorParallel } = mesh;
+  const sizes: MeshSizes =
+    tensorParallel === "auto"
+      ? {
+          dataParallel: dataParallel === "auto" ? 1 : dataParallel,
+          tensorParallel: Math.floor(workers / (dataParallel === "auto" ? 1 : dataParallel)),
+        }
+      : {
+          dataParallel: dataParallel === "auto" ? Math.floor(workers / tensorParallel) : dataParallel,
+          tensorParallel,
+        };
+  const need = sizes.dataParallel * sizes.tensorParallel;
+  return need >= 1 && need <= workers ? sizes : undefined;
+}
+
+/** Workers of the smallest mesh that the spec allows. */
+export function minWorkers(mesh: MeshSpec): number {
+  const least = (size: AxisSize): number => (size === "auto" ? 1 : size);
+  return least(mesh.dataParallel) * least(mesh.tensorParallel);
+}
+
+export function fits(peakBytes: number, worker: SchedulableWorker): boolean {
+  return worker.memoryLimitBytes === 0 || peakBytes <= worker.memoryLimitBytes;
+}
+
+/**
+ * The free workers in groups that may serve one job, best first, each in natural order of names (`w2` before `w10`).
+ * A fixed mesh prefers the faster backend, then the smallest group that is large enough; an `auto` mesh the largest group.
+ */
+function likeGroups(free: readonly SchedulableWorker[], job: Demand): SchedulableWorker[][] {
+  const groups = new Map<string, SchedulableWorker[]>();
+  for (const worker of [...free].sort((a, b) => byName(a.name, b.name))) {
+    const key = job.allowMixedBackends ? "" : worker.fingerprint;
+    groups.set(key, [...(groups.get(key) ?? []), worker]);
+  }
+  const auto = job.mesh.dataParallel === "auto" || job.mesh.tensorParallel === "auto";
+  return [...groups.entries()]
+    .sort(([keyA, a], [keyB, b]) => {
+      const backend = backendOrder(a) - backendOrder(b);
+      const size = auto ? b.length - a.length : a.length - b.length;
+      return (auto ? size || backend : backend || size) || byName(keyA, keyB);
+    })
+    .map(([, members]) => members);
+}
+
+function backendOrder(group: readonly SchedulableWorker[]): number {
+  const index = BACKEND_ORDER.indexOf(group[0]?.backend ?? "");
+  return index < 0 ? BACKEND_ORDER.length : index;
+}
+
+const collator = new Intl.Collator("en", { numeric: true });
+
+function byName(a: string, b: string): number {
+  return collator.compare(a, b) || (a < b ? -1 : a > b ? 1 : 0);
+}
+
+function waitReason(
+  job: Demand,
+  free: readonly SchedulableWorker[],
+  registered: readonly SchedulableWorker[],
+  shortOfMemory: { readonly peakBytes: number; readonly need: number; readonly fit: number } | undefined,
+): string {
+  const need = minWorkers(job.mesh);
+  const needs = `needs ${count(need, "worker")}`;
+  if (registered.length === 0) return `${needs}, none is registered`;
+  if (free.length < need) return `${needs}, ${isAre(free.length)} free (${registered.length} registered)`;
+  if (shortOfMemory !== undefined) {
+    const { peakBytes, need: ranks, fit } = shortOfMemory;
+    return (
+      `needs ${count(ranks, "worker")} with ${formatBytes(peakBytes)} of memory each, ` +
+      `${fit} of ${free.length} free ones ${fit === 1 ? "has" : "have"} it (${registered.length} registered)`
+    );
+  }
+  const kinds = new Map<string, number>();
+  for (const worker of free) kinds.set(worker.fingerprint, (kinds.get(worker.fingerprint) ?? 0) + 1);
+  const list = [...kinds].sort(([a], [b]) => byName(a, b)).map(([kind, number]) => `${number} x ${kind}`);
+  return `${needs} of one kind, free are ${list.join(", ")} (${registered.length} registered)`;
+}
+
+function isAre(number: number): string {
+  if (number === 0) return "none is";
+  return number === 1 ? "1 is" : `${number} are`;
+}
+
+function count(number: number, noun: string): string {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}

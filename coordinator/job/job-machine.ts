@@ -1,0 +1,493 @@
+import { EventLog } from "./event-log.ts";
+import {
+  type Instant,
+  type JobFailure,
+  type JobPhase,
+  type MeshSizes,
+  type RankSummary,
+  type StepDone,
+} from "./job-state.ts";
+import { type RankComplaint, rootCause } from "./root-cause.ts";
+import { StepLedger, type StepReport } from "./step-ledger.ts";
+
+/** How long a job waits for whom, in milliseconds. */
+export interface JobDeadlines {
+  /** From the assignment to the last rank being ready. */
+  readonly readyMs: number;
+  /** From the delivery of a step's batch to its last report. */
+  readonly stepMs: number;
+  /** After the first complaint about a peer: time for the peer's own death to show. */
+  readonly graceMs: number;
+  /** From abort or release to the last rank's answer; then the job ends without it. */
+  readonly releaseMs: number;
+}
+
+/** The worker that serves a rank. */
+export interface GangMember {
+  readonly worker: string;
+  readonly backend: string;
+  readonly device: string;
+}
+
+/** What can happen to a job. Everything that a rank says carries its generation: a stale one is ignored. */
+export type JobInput =
+  | { readonly kind: "waits"; readonly reason: string }
+  | {
+      readonly kind: "start";
+      readonly sizes: MeshSizes;
+      readonly gang: readonly GangMember[];
+      readonly predictedPeakBytes: number;
+      /** Instead of the deadlines' own: a large model takes longer to load. */
+      readonly readyMs?: number;
+    }
+  | { readonly kind: "ready"; readonly generation: number; readonly rank: number }
+  | { readonly kind: "batchSent"; readonly generation: number; readonly rank: number; readonly step: number; readonly hash: number }
+  | { readonly kind: "step"; readonly generation: number; readonly report: StepReport }
+  | {
+      readonly kind: "finished";
+      readonly generation: number;
+      readonly rank: number;
+      readonly peakBytes: number;
+      readonly rssBytes: number;
+      readonly collectiveBytes: number;
+    }
+  | { readonly kind: "complaint"; readonly generation: number; readonly complaint: RankComplaint }
+  | { readonly kind: "lost"; readonly generation: number; readonly rank: number; readonly why: string }
+  | { readonly kind: "outputWritten"; readonly generation: number }
+  | { readonly kind: "released"; readonly generation: number; readonly rank: number }
+  | { readonly kind: "log"; readonly level: "info" | "warn" | "error"; readonly message: string; readonly rank?: number }
+  | { readonly kind: "fail"; readonly failure: JobFailure }
+  | { readonly kind: "cancel"; readonly reason: string }
+  | { readonly kind: "tick" };
+
+/** What the shell is to do. Events were appended to the log already. */
+export type JobEffect =
+  /** Send the assignments of this generation. */
+  | { readonly kind: "assign" }
+  | { readonly kind: "startSteps" }
+  /** Pull the weights and write the output; answer with `outputWritten` or `fail`. */
+  | { readonly kind: "writeOutput" }
+  | { readonly kind: "abort"; readonly ranks: readonly number[]; readonly reason: string }
+  | { readonly kind: "release"; readonly ranks: readonly number[] }
+  | { readonly kind: "stepDone"; readonly step: StepDone }
+  | { readonly kind: "ended" };
+
+/**
+ * Inside a phase: RUNNING is `stepping`, then `writing` the output, then `releasing` the ranks. A job that failed or was
+ * cancelled is `ending` (in the phase it had) until its ranks are free, and only then reaches its terminal phase.
+ */
+type Stage = "queued" | "starting" | "stepping" | "writing" | "releasing" | "ending" | "ended";
+
+interface RankState extends GangMember {
+  ready: boolean;
+  finished: boolean;
+  /** Free again: released, or lost with its worker. */
+  free: boolean;
+  peakBytes: number;
+  rssBytes: number;
+  collectiveBytes: number;
+}
+
+/**
+ * One job from submit to its end. Pure: no clock, no I/O; time comes with each input, and what is to be done comes back.
+ *
+ * Invariants: exactly one terminal phase, and no event after it. No step starts before all ranks are ready. SUCCEEDED
+ * only after the output is written. The first cause that ends a job is the one it reports.
+ */
+export class JobMachine {
+  readonly log = new EventLog();
+  readonly steps: number;
+  readonly #deadlines: JobDeadlines;
+  #stage: Stage = "queued";
+  #phase: JobPhase = "QUEUED";
+  #reason = "";
+  #generation = 0;
+  #sizes: MeshSizes | undefined;
+  #predictedPeakBytes = 0;
+  #readyMs = 0;
+  #ranks: RankState[] = [];
+  #ledger = new StepLedger(0, 0);
+  #outcome: { readonly phase: "FAILED" | "CANCELLED" | "SUCCEEDED"; readonly reason: string; readonly failure?: JobFailure } | undefined;
+  #complaints: RankComplaint[] = [];
+  #deadlineMs: number | undefined;
+  #graceEndMs: number | undefined;
+  #endedAtMs: number | undefined;
+
+  constructor(options: { steps: number; deadlines: JobDeadlines; now: Instant }) {
+    this.steps = options.steps;
+    this.#deadlines = options.deadlines;
+    this.#enter("queued", "QUEUED", "accepted", options.now);
+  }
+
+  get phase(): JobPhase {
+    return this.#phase;
+  }
+
+  get reason(): string {
+    return this.#reason;
+  }
+
+  /** Set when FAILED. */
+  get failure(): JobFailure | undefined {
+    return this.#stage === "ended" ? this.#outcome?.failure : undefined;
+  }
+
+  /** Grows by one at each start of the gang; 0 before the first. */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  /** Once started. */
+  get sizes(): MeshSizes | undefined {
+    return this.#sizes;
+  }
+
+  get stepsDone(): number {
+    return this.log.numSteps;
+  }
+
+  /** Wall time of the end; undefined before it. */
+  get endedAtMs(): number | undefined {
+    return this.#endedAtMs;
+  }
+
+  /** Whether the job is on its way to FAILED or CANCELLED. */
+  get ending(): boolean {
+    return this.#stage === "ending";
+  }
+
+  /** Monotonic time at which a `tick` is due; undefined when nothing is waited for. */
+  get nextDeadlineMs(): number | undefined {
+    if (this.#graceEndMs === undefined) return this.#deadlineMs;
+    return Math.min(this.#graceEndMs, this.#deadlineMs ?? Number.POSITIVE_INFINITY);
+  }
+
+  ranks(): RankSummary[] {
+    return this.#ranks.map((r, rank) => ({
+      rank,
+      worker: r.worker,
+      backend: r.backend,
+      device: r.device,
+      predictedPeakBytes: this.#predictedPeakBytes,
+      peakBytes: r.peakBytes,
+      rssBytes: r.rssBytes,
+      collectiveBytes: r.collectiveBytes,
+    }));
+  }
+
+  /** Takes one input at one moment and returns what is to be done, in order. */
+  apply(input: JobInput, now: Instant): JobEffect[] {
+    if (this.#stage === "ended") return [];
+    if ("generation" in input && input.generation !== this.#generation) return [];
+    switch (input.kind) {
+      case "waits":
+        return this.#waits(input.reason, now);
+      case "start":
+        return this.#start(input, now);
+      case "ready":
+        return this.#ready(input.rank, now);
+      case "batchSent":
+        return this.#batchSent(input.rank, input.step, input.hash, now);
+      case "step":
+        return this.#step(input.report, now);
+      case "finished":
+        return this.#finished(input, now);
+      case "complaint":
+        return this.#complaint(input.complaint, now);
+      case "lost":
+        return this.#lost(input.rank, input.why, now);
+      case "outputWritten":
+        return this.#outputWritten(now);
+      case "released":
+        return this.#released(input.rank, now);
+      case "log":
+        this.log.append(input, now.wallMs);
+        return [];
+      case "fail":
+        return this.#end({ phase: "FAILED", reason: input.failure.message, failure: input.failure }, now);
+      case "cancel":
+        return this.#end({ phase: "CANCELLED", reason: input.reason }, now);
+      case "tick":
+        return this.#tick(now);
+    }
+  }
+
+  #waits(reason: string, now: Instant): JobEffect[] {
+    if (this.#stage === "queued" && reason !== this.#reason) this.#enter("queued", "QUEUED", reason, now);
+    return [];
+  }
+
+  #start(input: Extract<JobInput, { kind: "start" }>, now: Instant): JobEffect[] {
+    if (this.#stage !== "queued") return [];
+    this.#generation += 1;
+    this.#sizes = input.sizes;
+    this.#predictedPeakBytes = input.predictedPeakBytes;
+    this.#ranks = input.gang.map((member) => ({
+      ...member,
+      ready: false,
+      finished: false,
+      free: false,
+      peakBytes: 0,
+      rssBytes: 0,
+      collectiveBytes: 0,
+    }));
+    this.#ledger = new StepLedger(this.#ranks.length, this.steps);
+    const { dataParallel, tensorParallel } = input.sizes;
+    const numRanks = this.#ranks.length;
+    this.#enter(
+      "starting",
+      "STARTING",
+      `${numRanks} ${numRanks === 1 ? "rank" : "ranks"}: dataParallel ${dataParallel} x tensorParallel ${tensorParallel}`,
+      now,
+    );
+    this.#readyMs = input.readyMs ?? this.#deadlines.readyMs;
+    this.#deadlineMs = now.monotonicMs + this.#readyMs;
+    return [{ kind: "assign" }];
+  }
+
+  #ready(rank: number, now: Instant): JobEffect[] {
+    const state = this.#ranks[rank];
+    if (this.#stage !== "starting" || state === undefined) return [];
+    state.ready = true;
+    if (!this.#ranks.every((r) => r.ready)) return [];
+    this.#enter("stepping", "RUNNING", "all ranks are ready", now);
+    this.#armStep(now);
+    return [{ kind: "startSteps" }];
+  }
+
+  #batchSent(rank: number, step: number, hash: number, now: Instant): JobEffect[] {
+    const before = this.#ledger.batchDelivered();
+    this.#ledger.batchSent(rank, step, hash);
+    if (this.#stage === "stepping" && !before && this.#ledger.batchDelivered()) this.#armStep(now);
+    return [];
+  }
+
+  #step(report: StepReport, now: Instant): JobEffect[] {
+    const state = this.#ranks[report.rank];
+    if (this.#stage !== "stepping" || state === undefined) return [];
+    state.peakBytes = Math.max(state.peakBytes, report.peakBytes);
+    const outcome = this.#ledger.report(report);
+    if (outcome === undefined) return [];
+    const effects: JobEffect[] = [];
+    if (outcome.done !== undefined) {
+      this.log.append(outcome.done, now.wallMs);
+      effects.push({ kind: "stepDone", step: outcome.done });
+      this.#armStep(now);
+    }
+    if (outcome.failure !== undefined) {
+      effects.push(...this.#fail(this.#withWorker(outcome.failure), now));
+    }
+    return effects;
+  }
+
+  #finished(input: Extract<JobInput, { kind: "finished" }>, now: Instant): JobEffect[] {
+    const state = this.#ranks[input.rank];
+    if (this.#stage !== "stepping" || state === undefined) return [];
+    if (this.#ledger.nextStep(input.rank) < this.steps) {
+      return this.#fail(
+        this.#withWorker({
+          code: "INTERNAL",
+          message: `internal: rank ${input.rank} finished after ${this.#ledger.nextStep(input.rank)} of ${this.steps} steps`,
+          rank: input.rank,
+        }),
+        now,
+      );
+    }
+    state.finished = true;
+    state.peakBytes = Math.max(state.peakBytes, input.peakBytes);
+    state.rssBytes = input.rssBytes;
+    state.collectiveBytes = input.collectiveBytes;
+    if (!this.#ranks.every((r) => r.finished)) return [];
+    this.#stage = "writing";
+    this.#deadlineMs = undefined;
+    return [{ kind: "writeOutput" }];
+  }
+
+  #complaint(complaint: RankComplaint, now: Instant): JobEffect[] {
+    if (this.#ranks[complaint.rank] === undefined || !this.#live()) return [];
+    if (complaint.peer !== undefined && this.#ranks[complaint.peer] === undefined) {
+      const { peer: _, ...own } = complaint;
+      this.#complaints.push(own);
+    } else {
+      this.#complaints.push(complaint);
+    }
+    if (complaint.peer === undefined) return this.#settleComplaints(now);
+    this.#graceEndMs ??= now.monotonicMs + this.#deadlines.graceMs;
+    return [];
+  }
+
+  #lost(rank: number, why: string, now: Instant): JobEffect[] {
+    const state = this.#ranks[rank];
+    if (state === undefined || state.free) return [];
+    state.free = true;
+    if (!this.#live()) return this.#endWhenFree(now);
+    const step = this.#ledger.nextStep(rank);
+    const when =
+      this.#stage === "starting"
+        ? "before the first step"
+        : this.#stage === "writing"
+          ? "while its weights were read"
+          : `at step ${step}`;
+    return this.#fail(
+      this.#withWorker({
+        code: "UNAVAILABLE",
+        message: `rank ${rank} (worker ${state.worker}) was lost ${when}: ${why}`,
+        rank,
+        ...(this.#stage === "stepping" ? { step } : {}),
+      }),
+      now,
+    );
+  }
+
+  #outputWritten(now: Instant): JobEffect[] {
+    if (this.#stage !== "writing") return [];
+    this.#stage = "releasing";
+    this.#outcome = { phase: "SUCCEEDED", reason: "" };
+    this.#deadlineMs = now.monotonicMs + this.#deadlines.releaseMs;
+    return [{ kind: "release", ranks: this.#busyRanks() }, ...this.#endWhenFree(now)];
+  }
+
+  #released(rank: number, now: Instant): JobEffect[] {
+    const state = this.#ranks[rank];
+    if (state === undefined || state.free) return [];
+    state.free = true;
+    const complained = this.#complaints.some((c) => c.rank === rank);
+    if (this.#live() && !complained) {
+      return this.#fail(
+        this.#withWorker({ code: "INTERNAL", message: `internal: rank ${rank} left the job without being asked`, rank }),
+        now,
+      );
+    }
+    return this.#endWhenFree(now);
+  }
+
+  #tick(now: Instant): JobEffect[] {
+    if (this.#graceEndMs !== undefined && now.monotonicMs >= this.#graceEndMs) return this.#settleComplaints(now);
+    if (this.#deadlineMs === undefined || now.monotonicMs < this.#deadlineMs) return [];
+    switch (this.#stage) {
+      case "starting": {
+        const missing = this.#ranks.flatMap((r, rank) => (r.ready ? [] : [rank]));
+        return this.#fail(
+          this.#silent(missing, `not ready within ${this.#seconds(this.#readyMs)} of their assignment`),
+          now,
+        );
+      }
+      case "stepping": {
+        const step = this.#ledger.done;
+        if (step < this.steps && !this.#ledger.batchDelivered()) {
+          // The data source is slow, or a client has not pushed yet: that is nobody's stall.
+          this.#armStep(now);
+          return [];
+        }
+        const missing =
+          step < this.steps
+            ? this.#ledger.laggards()
+            : this.#ranks.flatMap((r, rank) => (r.finished ? [] : [rank]));
+        const what = step < this.steps ? `no report of step ${step}` : "no end of the run";
+        return this.#fail(
+          { ...this.#silent(missing, `${what} within ${this.#seconds(this.#deadlines.stepMs)}`), step },
+          now,
+        );
+      }
+      case "releasing":
+      case "ending":
+        for (const rank of this.#busyRanks()) {
+          const message = `rank ${rank} (worker ${this.#ranks[rank]?.worker}) did not let go within ${this.#seconds(this.#deadlines.releaseMs)}`;
+          this.log.append({ kind: "log", level: "warn", message, rank }, now.wallMs);
+        }
+        return this.#conclude(now);
+      default:
+        return [];
+    }
+  }
+
+  /** Whether the job is still on its way to success with its ranks at work. */
+  #live(): boolean {
+    return this.#stage === "starting" || this.#stage === "stepping" || this.#stage === "writing";
+  }
+
+  #settleComplaints(now: Instant): JobEffect[] {
+    this.#graceEndMs = undefined;
+    const [first, ...rest] = this.#complaints;
+    if (first === undefined) return [];
+    return this.#fail(rootCause([first, ...rest], (rank) => this.#ranks[rank]?.worker), now);
+  }
+
+  #fail(failure: JobFailure, now: Instant): JobEffect[] {
+    return this.#end({ phase: "FAILED", reason: failure.message, failure }, now);
+  }
+
+  /** Ends the job unless its end is decided already: aborts the ranks that still work and waits for them. */
+  #end(
+    outcome: { readonly phase: "FAILED" | "CANCELLED"; readonly reason: string; readonly failure?: JobFailure },
+    now: Instant,
+  ): JobEffect[] {
+    if (this.#outcome !== undefined) return [];
+    this.#outcome = outcome;
+    this.#graceEndMs = undefined;
+    if (this.#stage === "queued") return this.#conclude(now);
+    this.#stage = "ending";
+    this.#reason = outcome.reason;
+    this.#deadlineMs = now.monotonicMs + this.#deadlines.releaseMs;
+    const ranks = this.#busyRanks();
+    const abort: JobEffect[] = ranks.length > 0 ? [{ kind: "abort", ranks, reason: outcome.reason }] : [];
+    return [...abort, ...this.#endWhenFree(now)];
+  }
+
+  #endWhenFree(now: Instant): JobEffect[] {
+    const waiting = this.#stage === "ending" || this.#stage === "releasing";
+    return waiting && this.#busyRanks().length === 0 ? this.#conclude(now) : [];
+  }
+
+  #conclude(now: Instant): JobEffect[] {
+    const outcome = this.#outcome;
+    if (outcome === undefined) return [];
+    this.#stage = "ended";
+    this.#phase = outcome.phase;
+    this.#reason = outcome.reason;
+    this.#deadlineMs = undefined;
+    this.#endedAtMs = now.wallMs;
+    this.log.append(
+      {
+        kind: "state",
+        phase: outcome.phase,
+        reason: outcome.reason,
+        ...(outcome.failure === undefined ? {} : { failure: outcome.failure }),
+        ranks: this.ranks(),
+      },
+      now.wallMs,
+    );
+    return [{ kind: "ended" }];
+  }
+
+  #enter(stage: Stage, phase: JobPhase, reason: string, now: Instant): void {
+    this.#stage = stage;
+    this.#phase = phase;
+    this.#reason = reason;
+    this.log.append({ kind: "state", phase, reason }, now.wallMs);
+  }
+
+  #armStep(now: Instant): void {
+    this.#deadlineMs = now.monotonicMs + this.#deadlines.stepMs;
+  }
+
+  #busyRanks(): number[] {
+    return this.#ranks.flatMap((r, rank) => (r.free ? [] : [rank]));
+  }
+
+  #silent(ranks: readonly number[], what: string): JobFailure {
+    const names = ranks.map((rank) => `rank ${rank} (worker ${this.#ranks[rank]?.worker})`);
+    const failure = { code: "DEADLINE_EXCEEDED", message: `${names.join(", ")}: ${what}` };
+    const rank = ranks[0];
+    return rank === undefined ? failure : this.#withWorker({ ...failure, rank });
+  }
+
+  #withWorker(failure: JobFailure): JobFailure {
+    const worker = failure.rank === undefined ? undefined : this.#ranks[failure.rank]?.worker;
+    return worker === undefined ? failure : { ...failure, worker };
+  }
+
+  #seconds(ms: number): string {
+    return `${ms / 1000} s`;
+  }
+}
