@@ -1,7 +1,7 @@
 import { InvalidArgumentError } from "../../shared/errors.ts";
-import { formatBytes } from "./format-bytes.ts";
 import type { AxisSize, MeshSpec } from "../../shared/job/job-spec.ts";
 import type { MeshSizes } from "../job/job-state.ts";
+import { formatBytes } from "./format-bytes.ts";
 
 /** A worker as the scheduler sees it. */
 export interface SchedulableWorker {
@@ -67,17 +67,24 @@ export function schedule(
   free: readonly SchedulableWorker[],
   registered: readonly SchedulableWorker[],
 ): Scheduled[] {
-  const results: { jobId: string; placement: Placement; overtaken: number; couldRun: boolean }[] = [];
+  const results: { jobId: string; placement: Placement; overtaken: number; couldRun: boolean }[] =
+    [];
   let left = free;
   let barrier: string | undefined;
   for (const job of queue) {
     if (barrier !== undefined) {
       const reason = `waits behind job ${barrier}, which came first and was overtaken ${MAX_OVERTAKEN} times`;
-      results.push({ jobId: job.jobId, placement: { kind: "wait", reason }, overtaken: job.overtaken, couldRun: false });
+      results.push({
+        jobId: job.jobId,
+        placement: { kind: "wait", reason },
+        overtaken: job.overtaken,
+        couldRun: false,
+      });
       continue;
     }
     const placement = place(job, left, registered);
-    const couldRun = placement.kind === "wait" && place(job, registered, registered).kind === "start";
+    const couldRun =
+      placement.kind === "wait" && place(job, registered, registered).kind === "start";
     if (placement.kind === "start") {
       left = left.filter((worker) => !placement.workers.includes(worker.name));
       for (const earlier of results) if (earlier.couldRun) earlier.overtaken += 1;
@@ -108,7 +115,9 @@ function placeGang(
   free: readonly SchedulableWorker[],
   registered: readonly SchedulableWorker[],
 ): Placement {
-  let shortOfMemory: { readonly peakBytes: number; readonly need: number; readonly fit: number } | undefined;
+  let shortOfMemory:
+    | { readonly peakBytes: number; readonly need: number; readonly fit: number }
+    | undefined;
   for (const group of likeGroups(free, job)) {
     // A larger gang needs less memory per rank, so that dropping small workers may rule out others: repeat.
     let members: readonly SchedulableWorker[] = group;
@@ -119,7 +128,12 @@ function placeGang(
       const peakBytes = job.peakBytes(sizes);
       const fit = members.filter((worker) => fits(peakBytes, worker));
       if (fit.length >= need) {
-        return { kind: "start", sizes, peakBytes, workers: fit.slice(0, need).map((worker) => worker.name) };
+        return {
+          kind: "start",
+          sizes,
+          peakBytes,
+          workers: fit.slice(0, need).map((worker) => worker.name),
+        };
       }
       shortOfMemory ??= { peakBytes, need, fit: fit.length };
       if (fit.length === members.length) break;
@@ -142,7 +156,8 @@ export function sizesFor(mesh: MeshSpec, workers: number): MeshSizes | undefined
           tensorParallel: Math.floor(workers / (dataParallel === "auto" ? 1 : dataParallel)),
         }
       : {
-          dataParallel: dataParallel === "auto" ? Math.floor(workers / tensorParallel) : dataParallel,
+          dataParallel:
+            dataParallel === "auto" ? Math.floor(workers / tensorParallel) : dataParallel,
           tensorParallel,
         };
   const need = sizes.dataParallel * sizes.tensorParallel;
@@ -194,12 +209,15 @@ function waitReason(
   job: Demand,
   free: readonly SchedulableWorker[],
   registered: readonly SchedulableWorker[],
-  shortOfMemory: { readonly peakBytes: number; readonly need: number; readonly fit: number } | undefined,
+  shortOfMemory:
+    | { readonly peakBytes: number; readonly need: number; readonly fit: number }
+    | undefined,
 ): string {
   const need = minWorkers(job.mesh);
   const needs = `needs ${count(need, "worker")}`;
   if (registered.length === 0) return `${needs}, none is registered`;
-  if (free.length < need) return `${needs}, ${isAre(free.length)} free (${registered.length} registered)`;
+  if (free.length < need)
+    return `${needs}, ${isAre(free.length)} free (${registered.length} registered)`;
   if (shortOfMemory !== undefined) {
     const { peakBytes, need: ranks, fit } = shortOfMemory;
     return (
@@ -208,8 +226,11 @@ function waitReason(
     );
   }
   const kinds = new Map<string, number>();
-  for (const worker of free) kinds.set(worker.fingerprint, (kinds.get(worker.fingerprint) ?? 0) + 1);
-  const list = [...kinds].sort(([a], [b]) => byName(a, b)).map(([kind, number]) => `${number} x ${kind}`);
+  for (const worker of free)
+    kinds.set(worker.fingerprint, (kinds.get(worker.fingerprint) ?? 0) + 1);
+  const list = [...kinds]
+    .sort(([a], [b]) => byName(a, b))
+    .map(([kind, number]) => `${number} x ${kind}`);
   return `${needs} of one kind, free are ${list.join(", ")} (${registered.length} registered)`;
 }
 

@@ -98,7 +98,8 @@ export class WorkerRegistry {
   /** Binds an idle live worker to a rank; false when it is not one. */
   assign(name: string, assignment: Assignment): boolean {
     const entry = this.#workers.get(name);
-    if (entry === undefined || entry.lostMs !== undefined || entry.assignment !== undefined) return false;
+    if (entry === undefined || entry.lostMs !== undefined || entry.assignment !== undefined)
+      return false;
     entry.assignment = assignment;
     return true;
   }
@@ -107,15 +108,20 @@ export class WorkerRegistry {
   free(name: string, jobId: string, generation: number): boolean {
     const entry = this.#workers.get(name);
     const assignment = entry?.assignment;
-    if (entry === undefined || assignment?.jobId !== jobId || assignment.generation !== generation) return false;
+    if (entry === undefined || assignment?.jobId !== jobId || assignment.generation !== generation)
+      return false;
     entry.assignment = undefined;
     return true;
   }
 
   /** Live workers whose lease has run out at `nowMs`. */
-  expired(nowMs: number): { readonly name: string; readonly sessionId: number; readonly silentMs: number }[] {
+  expired(
+    nowMs: number,
+  ): { readonly name: string; readonly sessionId: number; readonly silentMs: number }[] {
     return [...this.#workers.values()]
-      .filter((entry) => entry.lostMs === undefined && nowMs - entry.lastHeartbeatMs > this.#leaseMs)
+      .filter(
+        (entry) => entry.lostMs === undefined && nowMs - entry.lastHeartbeatMs > this.#leaseMs,
+      )
       .map((entry) => ({
         name: entry.info.name,
         sessionId: entry.sessionId,
@@ -133,7 +139,15 @@ export class WorkerRegistry {
   }
 
   /** The live worker of this name and the session that speaks for it. */
-  find(name: string): { readonly info: WorkerInfo; readonly sessionId: number; readonly assignment: Assignment | undefined } | undefined {
+  find(
+    name: string,
+  ):
+    | {
+        readonly info: WorkerInfo;
+        readonly sessionId: number;
+        readonly assignment: Assignment | undefined;
+      }
+    | undefined {
     const entry = this.#workers.get(name);
     return entry === undefined || entry.lostMs !== undefined ? undefined : entry;
   }

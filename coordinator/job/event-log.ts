@@ -86,7 +86,14 @@ export class EventLog {
     }
     this.#hasGradNorm = event.gradNorm !== undefined;
     this.#steps.set(
-      [event.step, event.loss, event.gradNorm ?? Number.NaN, event.seconds, event.peakBytes, wallMs],
+      [
+        event.step,
+        event.loss,
+        event.gradNorm ?? Number.NaN,
+        event.seconds,
+        event.peakBytes,
+        wallMs,
+      ],
       start,
     );
     this.#numSteps += 1;

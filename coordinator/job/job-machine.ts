@@ -1,11 +1,11 @@
 import { EventLog } from "./event-log.ts";
-import {
-  type Instant,
-  type JobFailure,
-  type JobPhase,
-  type MeshSizes,
-  type RankSummary,
-  type StepDone,
+import type {
+  Instant,
+  JobFailure,
+  JobPhase,
+  MeshSizes,
+  RankSummary,
+  StepDone,
 } from "./job-state.ts";
 import { type RankComplaint, rootCause } from "./root-cause.ts";
 import { StepLedger, type StepReport } from "./step-ledger.ts";
@@ -41,7 +41,13 @@ export type JobInput =
       readonly readyMs?: number;
     }
   | { readonly kind: "ready"; readonly generation: number; readonly rank: number }
-  | { readonly kind: "batchSent"; readonly generation: number; readonly rank: number; readonly step: number; readonly hash: number }
+  | {
+      readonly kind: "batchSent";
+      readonly generation: number;
+      readonly rank: number;
+      readonly step: number;
+      readonly hash: number;
+    }
   | { readonly kind: "step"; readonly generation: number; readonly report: StepReport }
   | {
       readonly kind: "finished";
@@ -52,10 +58,20 @@ export type JobInput =
       readonly collectiveBytes: number;
     }
   | { readonly kind: "complaint"; readonly generation: number; readonly complaint: RankComplaint }
-  | { readonly kind: "lost"; readonly generation: number; readonly rank: number; readonly why: string }
+  | {
+      readonly kind: "lost";
+      readonly generation: number;
+      readonly rank: number;
+      readonly why: string;
+    }
   | { readonly kind: "outputWritten"; readonly generation: number }
   | { readonly kind: "released"; readonly generation: number; readonly rank: number }
-  | { readonly kind: "log"; readonly level: "info" | "warn" | "error"; readonly message: string; readonly rank?: number }
+  | {
+      readonly kind: "log";
+      readonly level: "info" | "warn" | "error";
+      readonly message: string;
+      readonly rank?: number;
+    }
   | { readonly kind: "fail"; readonly failure: JobFailure }
   | { readonly kind: "cancel"; readonly reason: string }
   | { readonly kind: "tick" };
@@ -107,7 +123,13 @@ export class JobMachine {
   #readyMs = 0;
   #ranks: RankState[] = [];
   #ledger = new StepLedger(0, 0);
-  #outcome: { readonly phase: "FAILED" | "CANCELLED" | "SUCCEEDED"; readonly reason: string; readonly failure?: JobFailure } | undefined;
+  #outcome:
+    | {
+        readonly phase: "FAILED" | "CANCELLED" | "SUCCEEDED";
+        readonly reason: string;
+        readonly failure?: JobFailure;
+      }
+    | undefined;
   #complaints: RankComplaint[] = [];
   #deadlineMs: number | undefined;
   #graceEndMs: number | undefined;
@@ -204,7 +226,10 @@ export class JobMachine {
         this.log.append(input, now.wallMs);
         return [];
       case "fail":
-        return this.#end({ phase: "FAILED", reason: input.failure.message, failure: input.failure }, now);
+        return this.#end(
+          { phase: "FAILED", reason: input.failure.message, failure: input.failure },
+          now,
+        );
       case "cancel":
         return this.#end({ phase: "CANCELLED", reason: input.reason }, now);
       case "tick":
@@ -213,7 +238,8 @@ export class JobMachine {
   }
 
   #waits(reason: string, now: Instant): JobEffect[] {
-    if (this.#stage === "queued" && reason !== this.#reason) this.#enter("queued", "QUEUED", reason, now);
+    if (this.#stage === "queued" && reason !== this.#reason)
+      this.#enter("queued", "QUEUED", reason, now);
     return [];
   }
 
@@ -354,7 +380,11 @@ export class JobMachine {
     const complained = this.#complaints.some((c) => c.rank === rank);
     if (this.#live() && !complained) {
       return this.#fail(
-        this.#withWorker({ code: "INTERNAL", message: `internal: rank ${rank} left the job without being asked`, rank }),
+        this.#withWorker({
+          code: "INTERNAL",
+          message: `internal: rank ${rank} left the job without being asked`,
+          rank,
+        }),
         now,
       );
     }
@@ -362,13 +392,17 @@ export class JobMachine {
   }
 
   #tick(now: Instant): JobEffect[] {
-    if (this.#graceEndMs !== undefined && now.monotonicMs >= this.#graceEndMs) return this.#settleComplaints(now);
+    if (this.#graceEndMs !== undefined && now.monotonicMs >= this.#graceEndMs)
+      return this.#settleComplaints(now);
     if (this.#deadlineMs === undefined || now.monotonicMs < this.#deadlineMs) return [];
     switch (this.#stage) {
       case "starting": {
         const missing = this.#ranks.flatMap((r, rank) => (r.ready ? [] : [rank]));
         return this.#fail(
-          this.#silent(missing, `not ready within ${this.#seconds(this.#readyMs)} of their assignment`),
+          this.#silent(
+            missing,
+            `not ready within ${this.#seconds(this.#readyMs)} of their assignment`,
+          ),
           now,
         );
       }
@@ -385,7 +419,10 @@ export class JobMachine {
             : this.#ranks.flatMap((r, rank) => (r.finished ? [] : [rank]));
         const what = step < this.steps ? `no report of step ${step}` : "no end of the run";
         return this.#fail(
-          { ...this.#silent(missing, `${what} within ${this.#seconds(this.#deadlines.stepMs)}`), step },
+          {
+            ...this.#silent(missing, `${what} within ${this.#seconds(this.#deadlines.stepMs)}`),
+            step,
+          },
           now,
         );
       }
@@ -410,7 +447,10 @@ export class JobMachine {
     this.#graceEndMs = undefined;
     const [first, ...rest] = this.#complaints;
     if (first === undefined) return [];
-    return this.#fail(rootCause([first, ...rest], (rank) => this.#ranks[rank]?.worker), now);
+    return this.#fail(
+      rootCause([first, ...rest], (rank) => this.#ranks[rank]?.worker),
+      now,
+    );
   }
 
   #fail(failure: JobFailure, now: Instant): JobEffect[] {
@@ -419,7 +459,11 @@ export class JobMachine {
 
   /** Ends the job unless its end is decided already: aborts the ranks that still work and waits for them. */
   #end(
-    outcome: { readonly phase: "FAILED" | "CANCELLED"; readonly reason: string; readonly failure?: JobFailure },
+    outcome: {
+      readonly phase: "FAILED" | "CANCELLED";
+      readonly reason: string;
+      readonly failure?: JobFailure;
+    },
     now: Instant,
   ): JobEffect[] {
     if (this.#outcome !== undefined) return [];
@@ -430,7 +474,8 @@ export class JobMachine {
     this.#reason = outcome.reason;
     this.#deadlineMs = now.monotonicMs + this.#deadlines.releaseMs;
     const ranks = this.#busyRanks();
-    const abort: JobEffect[] = ranks.length > 0 ? [{ kind: "abort", ranks, reason: outcome.reason }] : [];
+    const abort: JobEffect[] =
+      ranks.length > 0 ? [{ kind: "abort", ranks, reason: outcome.reason }] : [];
     return [...abort, ...this.#endWhenFree(now)];
   }
 

@@ -63,7 +63,8 @@ export class StepLedger {
   /** Notes the hash of a batch that was sent to `rank`. */
   batchSent(rank: number, step: number, hash: number): void {
     if (step < this.#done || step >= this.#steps || rank >= this.#numRanks) return;
-    const hashes = this.#sent.get(step) ?? new Array<number | undefined>(this.#numRanks).fill(undefined);
+    const hashes =
+      this.#sent.get(step) ?? new Array<number | undefined>(this.#numRanks).fill(undefined);
     hashes[rank] = hash >>> 0;
     this.#sent.set(step, hashes);
   }
@@ -87,7 +88,9 @@ export class StepLedger {
       };
     }
     this.#next[report.rank] = expected + 1;
-    const reports = this.#open.get(report.step) ?? new Array<StepReport | undefined>(this.#numRanks).fill(undefined);
+    const reports =
+      this.#open.get(report.step) ??
+      new Array<StepReport | undefined>(this.#numRanks).fill(undefined);
     reports[report.rank] = report;
     this.#open.set(report.step, reports);
     // Steps complete in order: a rank reports step k + 1 only after step k.
@@ -125,7 +128,9 @@ export function checkStep(
       },
     };
   }
-  const unlike = reports.filter((r) => !Object.is(r.loss, first.loss) || !Object.is(r.gradNorm, first.gradNorm));
+  const unlike = reports.filter(
+    (r) => !Object.is(r.loss, first.loss) || !Object.is(r.gradNorm, first.gradNorm),
+  );
   if (unlike.length > 0) {
     const values = [first, ...unlike].map((r) => `rank ${r.rank}: ${describe(r)}`);
     return {
@@ -161,7 +166,9 @@ function nonFinite(what: string, value: number, step: number): JobFailure {
 }
 
 function describe(report: StepReport): string {
-  return report.gradNorm === undefined ? `${report.loss}` : `${report.loss} (gradient norm ${report.gradNorm})`;
+  return report.gradNorm === undefined
+    ? `${report.loss}`
+    : `${report.loss} (gradient norm ${report.gradNorm})`;
 }
 
 function hex(hash: number): string {

@@ -1,0 +1,247 @@
+import { expect } from "chai";
+import fc from "fast-check";
+import {
+  MAX_OVERTAKEN,
+  place,
+  type QueuedJob,
+  type SchedulableWorker,
+  schedule,
+  sizesFor,
+} from "../../../coordinator/gang/scheduler.ts";
+import type { MeshSizes } from "../../../coordinator/job/job-state.ts";
+import { InvalidArgumentError } from "../../../shared/errors.ts";
+import type { AxisSize } from "../../../shared/job/job-spec.ts";
+
+function worker(name: string, more: Partial<SchedulableWorker> = {}): SchedulableWorker {
+  return { name, backend: "cpu", fingerprint: "cpu/avx2", memoryLimitBytes: 1000, ...more };
+}
+
+function workers(n: number, more: Partial<SchedulableWorker> = {}): SchedulableWorker[] {
+  return Array.from({ length: n }, (_, i) => worker(`${more.backend ?? "w"}${i}`, more));
+}
+
+function job(
+  jobId: string,
+  dataParallel: AxisSize,
+  tensorParallel: AxisSize,
+  more: Partial<QueuedJob> = {},
+): QueuedJob {
+  return {
+    jobId,
+    mesh: { dataParallel, tensorParallel },
+    allowMixedBackends: false,
+    overtaken: 0,
+    peakBytes: (sizes: MeshSizes) => 600 / sizes.tensorParallel,
+    ...more,
+  };
+}
+
+describe("gang placement", () => {
+  it("puts rank k on the k-th worker in natural order of names", () => {
+    const free = ["w10", "w2", "w1"].map((name) => worker(name));
+    expect(place(job("a", 1, 3), free, free)).to.deep.equal({
+      kind: "start",
+      sizes: { dataParallel: 1, tensorParallel: 3 },
+      peakBytes: 200,
+      workers: ["w1", "w2", "w10"],
+    });
+  });
+
+  for (const [free, registered, reason] of [
+    [2, 2, "needs 4 workers, 2 are free (2 registered)"],
+    [1, 5, "needs 4 workers, 1 is free (5 registered)"],
+    [0, 4, "needs 4 workers, none is free (4 registered)"],
+    [0, 0, "needs 4 workers, none is registered"],
+  ] as const) {
+    it(`starts no rank of four with ${free} of ${registered} workers free, and says so`, () => {
+      const all = workers(registered);
+      expect(place(job("a", 2, 2), all.slice(0, free), all)).to.deep.equal({
+        kind: "wait",
+        reason,
+      });
+    });
+  }
+
+  for (const [dataParallel, tensorParallel, n, sizes] of [
+    ["auto", 2, 7, { dataParallel: 3, tensorParallel: 2 }],
+    [2, "auto", 7, { dataParallel: 2, tensorParallel: 3 }],
+    [1, "auto", 4, { dataParallel: 1, tensorParallel: 4 }],
+    ["auto", "auto", 5, { dataParallel: 1, tensorParallel: 5 }],
+    ["auto", 4, 3, undefined],
+    [2, 2, 4, { dataParallel: 2, tensorParallel: 2 }],
+    [2, 2, 3, undefined],
+    ["auto", "auto", 0, undefined],
+  ] as const) {
+    it(`makes ${dataParallel} x ${tensorParallel} of ${n} workers ${sizes ? `${sizes.dataParallel} x ${sizes.tensorParallel}` : "nothing"}`, () => {
+      expect(sizesFor({ dataParallel, tensorParallel }, n)).to.deep.equal(sizes);
+    });
+  }
+
+  it("never mixes fingerprints in a gang", () => {
+    const free = [
+      ...workers(3),
+      ...workers(3, { backend: "reference", fingerprint: "reference/1" }),
+    ];
+    expect(place(job("a", 1, 4), free, free)).to.deep.equal({
+      kind: "wait",
+      reason: "needs 4 workers of one kind, free are 3 x cpu/avx2, 3 x reference/1 (6 registered)",
+    });
+    expect(place(job("a", 1, 4, { allowMixedBackends: true }), free, free).kind).to.equal("start");
+  });
+
+  it("prefers the faster backend for a fixed mesh, the larger group for auto", () => {
+    const free = [...workers(3), ...workers(2, { backend: "cuda", fingerprint: "cuda/90" })];
+    expect(place(job("a", 1, 2), free, free)).to.deep.include({ workers: ["cuda0", "cuda1"] });
+    expect(place(job("a", 1, "auto"), free, free)).to.deep.include({ workers: ["w0", "w1", "w2"] });
+  });
+
+  it("passes over workers whose memory is too small, and says how much is needed", () => {
+    const free = [worker("small", { memoryLimitBytes: 299 }), worker("w1"), worker("w2")];
+    expect(place(job("a", 1, 2), free, free)).to.deep.include({ workers: ["w1", "w2"] });
+    expect(place(job("a", 1, 2), free.slice(0, 2), free)).to.deep.equal({
+      kind: "wait",
+      reason: "needs 2 workers with 300 B of memory each, 1 of 2 free ones has it (3 registered)",
+    });
+  });
+
+  it("takes a worker that names no limit as having enough", () => {
+    const free = [worker("w", { memoryLimitBytes: 0 })];
+    expect(place(job("a", 1, 1), free, free).kind).to.equal("start");
+  });
+
+  it("shrinks an auto mesh to the workers with enough memory", () => {
+    const free = [worker("w0"), worker("w1"), worker("w2", { memoryLimitBytes: 100 })];
+    expect(place(job("a", 1, "auto"), free, free)).to.deep.include({
+      sizes: { dataParallel: 1, tensorParallel: 2 },
+      workers: ["w0", "w1"],
+    });
+  });
+
+  it("makes a size that does not compile the job's own error", () => {
+    const free = workers(3);
+    const error = new InvalidArgumentError("hidden 80 is not divisible by 3");
+    const picky = job("a", 1, "auto", {
+      peakBytes: () => {
+        throw error;
+      },
+    });
+    expect(place(picky, free, free)).to.deep.equal({ kind: "invalid", error });
+  });
+});
+
+describe("queue", () => {
+  it("starts jobs in the order in which they came while workers last", () => {
+    const all = workers(5);
+    const result = schedule([job("a", 1, 2), job("b", 1, 2), job("c", 1, 2)], all, all);
+    expect(result.map((r) => r.placement.kind)).to.deep.equal(["start", "start", "wait"]);
+    expect(result[1]?.placement).to.deep.include({ workers: ["w2", "w3"] });
+    expect(result[2]?.placement).to.deep.equal({
+      kind: "wait",
+      reason: "needs 2 workers, 1 is free (5 registered)",
+    });
+  });
+
+  it("lets a smaller later job pass one that has to wait, and counts it", () => {
+    const all = workers(4);
+    const result = schedule([job("big", 1, 4), job("small", 1, 1)], all.slice(2), all);
+    expect(result.map((r) => [r.jobId, r.placement.kind, r.overtaken])).to.deep.equal([
+      ["big", "wait", 1],
+      ["small", "start", 0],
+    ]);
+  });
+
+  it("holds later jobs back once a job was overtaken often enough", () => {
+    const all = workers(4);
+    const result = schedule(
+      [job("big", 1, 4, { overtaken: MAX_OVERTAKEN }), job("small", 1, 1)],
+      all.slice(2),
+      all,
+    );
+    expect(result[1]?.placement).to.deep.equal({
+      kind: "wait",
+      reason: `waits behind job big, which came first and was overtaken ${MAX_OVERTAKEN} times`,
+    });
+  });
+
+  it("is not held up by a job that no number of free workers here could serve", () => {
+    const all = workers(4);
+    const result = schedule(
+      [job("huge", 1, 5, { overtaken: 99 }), job("small", 1, 1)],
+      all.slice(2),
+      all,
+    );
+    expect(result.map((r) => [r.placement.kind, r.overtaken])).to.deep.equal([
+      ["wait", 99],
+      ["start", 0],
+    ]);
+  });
+
+  it("starts every job in bounded time, whatever else keeps coming", () => {
+    // Small jobs arrive for ever and end in random order; the big one must still get its turn.
+    fc.assert(
+      fc.property(fc.integer({ min: 2, max: 5 }), fc.infiniteStream(fc.nat(9)), (n, random) => {
+        const all = workers(n);
+        const running: string[][] = [["w0"]];
+        let queue: QueuedJob[] = [job("big", 1, n)];
+        for (let round = 0; round < 60; round++) {
+          queue.push(job(`small${round}`, 1, 1));
+          const busy = running.flat();
+          const result = schedule(
+            queue,
+            all.filter((w) => !busy.includes(w.name)),
+            all,
+          );
+          for (const r of result)
+            if (r.placement.kind === "start") running.push([...r.placement.workers]);
+          if (result.some((r) => r.jobId === "big" && r.placement.kind === "start")) return true;
+          queue = queue.flatMap((q) => {
+            const r = result.find((s) => s.jobId === q.jobId);
+            return r?.placement.kind === "wait" ? [{ ...q, overtaken: r.overtaken }] : [];
+          });
+          running.splice((random.next().value ?? 0) % Math.max(1, running.length), 1);
+        }
+        return false;
+      }),
+      { numRuns: 100 },
+    );
+  });
+
+  it("gives no worker to two ranks", () => {
+    const size = fc.oneof(fc.integer({ min: 1, max: 4 }), fc.constant("auto" as const));
+    const fingerprint = fc.constantFrom("a", "b");
+    fc.assert(
+      fc.property(
+        fc.array(fc.tuple(size, size), { maxLength: 6 }),
+        fc.array(fc.tuple(fingerprint, fc.integer({ min: 1, max: 700 }), fc.boolean()), {
+          maxLength: 8,
+        }),
+        (meshes, kinds) => {
+          const all = kinds.map(([kind, memoryLimitBytes], i) =>
+            worker(`w${i}`, { fingerprint: kind, memoryLimitBytes }),
+          );
+          const free = all.filter((_, i) => kinds[i]?.[2]);
+          const result = schedule(
+            meshes.map(([d, t], i) => job(`j${i}`, d, t)),
+            free,
+            all,
+          );
+          const used = result.flatMap((r) =>
+            r.placement.kind === "start" ? r.placement.workers : [],
+          );
+          expect(new Set(used).size).to.equal(used.length);
+          for (const { placement } of result) {
+            if (placement.kind !== "start") continue;
+            const gang = placement.workers.map((name) => free.find((w) => w.name === name));
+            expect(gang.length).to.equal(
+              placement.sizes.dataParallel * placement.sizes.tensorParallel,
+            );
+            expect(new Set(gang.map((w) => w?.fingerprint)).size).to.equal(1);
+            expect(gang.every((w) => (w?.memoryLimitBytes ?? 0) >= placement.peakBytes)).to.equal(
+              true,
+            );
+          }
+        },
+      ),
+    );
+  });
+});
