@@ -17,6 +17,9 @@ export function bufPath() {
   try {
     return createRequire(import.meta.url).resolve(`${name}/bin/buf${suffix}`);
   } catch (cause) {
-    throw new Error(`${name} is not installed: run \`npm ci\` (it is an optional dependency of @bufbuild/buf)`, { cause });
+    throw new Error(
+      `${name} is not installed: run \`npm ci\` (it is an optional dependency of @bufbuild/buf)`,
+      { cause },
+    );
   }
 }

@@ -15,12 +15,23 @@ const library = join(outFolder, "librankmesh_cpu.so");
 const stamp = join(outFolder, "librankmesh_cpu.hash");
 
 // No -ffast-math: NaN and infinities must stay what they are, and sums keep their order.
-const FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-Wall", "-Wextra"];
+const FLAGS = [
+  "-std=gnu11",
+  "-O3",
+  "-march=native",
+  "-fno-math-errno",
+  "-fPIC",
+  "-shared",
+  "-Wall",
+  "-Wextra",
+];
 const OPENMP = "-fopenmp";
 
 function sources() {
   try {
-    return readdirSync(sourceFolder).filter((name) => /\.[ch]$/.test(name)).sort();
+    return readdirSync(sourceFolder)
+      .filter((name) => /\.[ch]$/.test(name))
+      .sort();
   } catch {
     return [];
   }
@@ -33,7 +44,9 @@ function findCompiler() {
     const { status, stdout } = spawnSync(name, ["--version"], { encoding: "utf8" });
     if (status === 0) return { name, version: stdout };
   }
-  console.error("build-native: no C compiler (cc, gcc or clang); run `npm run setup` to see what to install");
+  console.error(
+    "build-native: no C compiler (cc, gcc or clang); run `npm run setup` to see what to install",
+  );
   process.exit(1);
 }
 
@@ -41,7 +54,9 @@ function findCompiler() {
 function cpuIdentity() {
   try {
     const info = readFileSync("/proc/cpuinfo", "utf8");
-    return [/^model name.*/m, /^CPU part.*/m, /^(flags|Features).*/m].map((line) => line.exec(info)?.[0]).join("\n");
+    return [/^model name.*/m, /^CPU part.*/m, /^(flags|Features).*/m]
+      .map((line) => line.exec(info)?.[0])
+      .join("\n");
   } catch {
     return cpus()[0]?.model ?? process.arch;
   }
@@ -65,8 +80,13 @@ if (objects.length === 0) {
 
 const compiler = findCompiler();
 const hash = createHash("sha256");
-for (const part of [compiler.name, compiler.version, cpuIdentity(), OPENMP, ...FLAGS]) hash.update(`${part}\0`);
-for (const name of names) hash.update(`${name}\0`).update(readFileSync(join(sourceFolder, name))).update("\0");
+for (const part of [compiler.name, compiler.version, cpuIdentity(), OPENMP, ...FLAGS])
+  hash.update(`${part}\0`);
+for (const name of names)
+  hash
+    .update(`${name}\0`)
+    .update(readFileSync(join(sourceFolder, name)))
+    .update("\0");
 const digest = hash.digest("hex");
 if (read(stamp) === digest && read(library) !== undefined) process.exit(0);
 
@@ -74,7 +94,9 @@ mkdirSync(outFolder, { recursive: true });
 // Renamed into place: a process that has the old library mapped keeps it.
 const scratch = `${library}.${process.pid}.tmp`;
 const compile = (flags) =>
-  execFileSync(compiler.name, [...flags, "-o", scratch, ...objects, "-lm", "-lpthread"], { stdio: ["ignore", "inherit", "pipe"] });
+  execFileSync(compiler.name, [...flags, "-o", scratch, ...objects, "-lm", "-lpthread"], {
+    stdio: ["ignore", "inherit", "pipe"],
+  });
 try {
   try {
     compile([...FLAGS, OPENMP]);
@@ -82,7 +104,9 @@ try {
     // Apple's clang comes without OpenMP: the kernels then run on one thread each.
     if (!/fopenmp|omp\.h|lgomp|lomp/.test(String(error.stderr))) throw error;
     compile([...FLAGS, "-Wno-unknown-pragmas"]);
-    console.error("build-native: this compiler has no OpenMP; the cpu backend's kernels run on one thread");
+    console.error(
+      "build-native: this compiler has no OpenMP; the cpu backend's kernels run on one thread",
+    );
   }
 } catch (error) {
   rmSync(scratch, { force: true });

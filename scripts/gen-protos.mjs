@@ -2,7 +2,15 @@
 // Writes shared/rpc/gen from protos/: TypeScript types, and the exact file descriptors that reflection serves.
 // With --check it writes nothing and fails when what is committed is not what it would write.
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -99,9 +107,14 @@ function generate() {
     execFileSync(
       bufPath(),
       ["build", inputs, "--as-file-descriptor-set", "--exclude-source-info", "-o", set],
-      { stdio: ["ignore", "inherit", "inherit"], env: { ...process.env, BUF_CACHE_DIR: join(scratch, "buf") } },
+      {
+        stdio: ["ignore", "inherit", "inherit"],
+        env: { ...process.env, BUF_CACHE_DIR: join(scratch, "buf") },
+      },
     );
-    const descriptors = splitSet(readFileSync(set)).map((file) => `  "${file.toString("base64")}",\n`);
+    const descriptors = splitSet(readFileSync(set)).map(
+      (file) => `  "${file.toString("base64")}",\n`,
+    );
     files.set(
       "file-descriptors.ts",
       `${HEADER}/** The google.protobuf.FileDescriptorProto of protos/, of what they import and of the health service, base64. */\n` +
@@ -123,7 +136,9 @@ if (process.argv.includes("--check")) {
   for (const path of stale) console.error(`shared/rpc/gen/${path}: no proto makes it any more`);
   for (const [path] of changed) console.error(`shared/rpc/gen/${path}: out of date`);
   if (stale.length + changed.length > 0) {
-    console.error("generated protos are not current: run `npm run gen-protos` and commit shared/rpc/gen");
+    console.error(
+      "generated protos are not current: run `npm run gen-protos` and commit shared/rpc/gen",
+    );
     process.exit(1);
   }
 } else {
@@ -132,5 +147,7 @@ if (process.argv.includes("--check")) {
     mkdirSync(dirname(join(target, path)), { recursive: true });
     writeFileSync(join(target, path), text);
   }
-  console.log(`shared/rpc/gen: ${files.size} files, ${changed.length} written, ${stale.length} removed`);
+  console.log(
+    `shared/rpc/gen: ${files.size} files, ${changed.length} written, ${stale.length} removed`,
+  );
 }

@@ -5,7 +5,17 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const FOLDERS = ["bench", "cli", "client", "compiler", "coordinator", "models", "shared", "test", "worker"];
+const FOLDERS = [
+  "bench",
+  "cli",
+  "client",
+  "compiler",
+  "coordinator",
+  "models",
+  "shared",
+  "test",
+  "worker",
+];
 
 for (const folder of FOLDERS) {
   const built = join(root, "dist", folder);
@@ -14,7 +24,12 @@ for (const folder of FOLDERS) {
     const match = /^(.*?)\.(?:js|js\.map|d\.ts|d\.ts\.map)$/.exec(entry.name);
     if (!entry.isFile() || match === null) continue;
     const path = join(entry.parentPath ?? entry.path, entry.name);
-    const source = join(root, folder, (entry.parentPath ?? entry.path).slice(built.length), `${match[1]}.ts`);
+    const source = join(
+      root,
+      folder,
+      (entry.parentPath ?? entry.path).slice(built.length),
+      `${match[1]}.ts`,
+    );
     if (!existsSync(source)) rmSync(path, { force: true });
   }
 }

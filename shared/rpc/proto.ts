@@ -4,9 +4,15 @@ import { fileURLToPath } from "node:url";
 import * as grpc from "@grpc/grpc-js";
 import { loadSync, type Options, type PackageDefinition } from "@grpc/proto-loader";
 import { InternalError } from "../errors.ts";
-import type { CollectiveServiceClient, CollectiveServiceDefinition } from "./gen/rankmesh/v1/CollectiveService.ts";
+import type {
+  CollectiveServiceClient,
+  CollectiveServiceDefinition,
+} from "./gen/rankmesh/v1/CollectiveService.ts";
 import type { RankServiceClient, RankServiceDefinition } from "./gen/rankmesh/v1/RankService.ts";
-import type { TrainingServiceClient, TrainingServiceDefinition } from "./gen/rankmesh/v1/TrainingService.ts";
+import type {
+  TrainingServiceClient,
+  TrainingServiceDefinition,
+} from "./gen/rankmesh/v1/TrainingService.ts";
 
 /**
  * How messages look as JavaScript objects. `scripts/gen-protos.mjs` gives the same choices to the type generator.
@@ -35,7 +41,9 @@ export function protosDirectory(): string {
     const protos = join(folder, "protos");
     if (existsSync(join(protos, "rankmesh/v1/training_service.proto"))) return protos;
     if (dirname(folder) === folder) {
-      throw new InternalError(`no protos/rankmesh/v1 in ${start} or above it; the installation is incomplete`);
+      throw new InternalError(
+        `no protos/rankmesh/v1 in ${start} or above it; the installation is incomplete`,
+      );
     }
   }
 }

@@ -19,5 +19,7 @@ export function addReflection(server: Server, serviceNames: readonly string[]): 
   const packages = { "rankmesh.v1": definition } as unknown as ConstructorParameters<
     typeof ReflectionService
   >[0];
-  new ReflectionService(packages, { services: [...serviceNames, HEALTH_SERVICE] }).addToServer(server);
+  new ReflectionService(packages, { services: [...serviceNames, HEALTH_SERVICE] }).addToServer(
+    server,
+  );
 }

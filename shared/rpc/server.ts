@@ -121,7 +121,10 @@ function bindError(target: string, error: Error): FailedPreconditionError {
     );
   }
   if (message.includes("EACCES")) {
-    return new FailedPreconditionError(`cannot listen on ${target}: this user may not use that port`, cause);
+    return new FailedPreconditionError(
+      `cannot listen on ${target}: this user may not use that port`,
+      cause,
+    );
   }
   return new FailedPreconditionError(`cannot listen on ${target}: ${message}`, cause);
 }

@@ -80,7 +80,10 @@ function boundedFaults(faults: readonly Fault[]): Fault[] {
     const full = bytes > MAX_METADATA_JSON_BYTES - 100 || encoded > MAX_ENCODED_DETAILS_BYTES - 150;
     if (full && kept.length > 0) {
       const left = faults.length - kept.length;
-      kept.push({ path: "", message: `and ${left} more fault${left === 1 ? "" : "s"}; fix these first` });
+      kept.push({
+        path: "",
+        message: `and ${left} more fault${left === 1 ? "" : "s"}; fix these first`,
+      });
       break;
     }
     kept.push(short);
@@ -110,7 +113,12 @@ function wellFormed(text: string): string {
 
 /** Whether `error` is what a grpc-js client reports for a failed call. */
 export function isServiceError(error: unknown): error is ServiceError {
-  return error instanceof Error && "code" in error && typeof error.code === "number" && "details" in error;
+  return (
+    error instanceof Error &&
+    "code" in error &&
+    typeof error.code === "number" &&
+    "details" in error
+  );
 }
 
 /**
@@ -186,10 +194,15 @@ function transportProblem(code: status, text: string): string | undefined {
     }
     if (text.includes("No connection established")) return `no connection (${text})`;
   }
-  if (code === status.INTERNAL && text.includes("RST_STREAM")) return `the connection broke (${text})`;
+  if (code === status.INTERNAL && text.includes("RST_STREAM"))
+    return `the connection broke (${text})`;
   // The first bytes of an HTTP/1 reply, read as the length of a message.
   const length = /message larger than max \((\d+) vs/.exec(text)?.[1];
-  if (code === status.RESOURCE_EXHAUSTED && length !== undefined && isPrintableLength(Number(length))) {
+  if (
+    code === status.RESOURCE_EXHAUSTED &&
+    length !== undefined &&
+    isPrintableLength(Number(length))
+  ) {
     return "something else than gRPC answers on this port; check the address";
   }
   return undefined;
