@@ -1,0 +1,86 @@
+/** Numbers and tables for people. Decimal units: 1 GB is 1e9 bytes, as the reference prints memory. */
+
+const BYTE_UNITS = [
+  { unit: "TB", bytes: 1e12 },
+  { unit: "GB", bytes: 1e9 },
+  { unit: "MB", bytes: 1e6 },
+  { unit: "kB", bytes: 1e3 },
+] as const;
+
+/** `2.42 GB`, `316.5 MB`, `12 B`. */
+export function formatBytes(bytes: number): string {
+  for (const { unit, bytes: size } of BYTE_UNITS) {
+    if (bytes >= size) {
+      const value = bytes / size;
+      return `${value >= 100 ? value.toFixed(1) : value.toFixed(2)} ${unit}`;
+    }
+  }
+  return `${bytes} B`;
+}
+
+/** Gigabytes with two digits, as in the reference's table: `2.42`. */
+export function formatGigabytes(bytes: number): string {
+  return (bytes / 1e9).toFixed(2);
+}
+
+/** `0:07`, `12:30`, `1:02:03`; whole seconds, rounded up so that a running job never shows 0:00 too early. */
+export function formatDuration(seconds: number): string {
+  if (!Number.isFinite(seconds)) return "?";
+  const total = Math.max(0, Math.ceil(seconds));
+  const h = Math.floor(total / 3600);
+  const m = Math.floor((total % 3600) / 60);
+  const s = String(total % 60).padStart(2, "0");
+  return h > 0 ? `${h}:${String(m).padStart(2, "0")}:${s}` : `${m}:${s}`;
+}
+
+/** Time of one step: `850 ms`, `1.25 s`. */
+export function formatStepTime(seconds: number): string {
+  if (!Number.isFinite(seconds)) return "?";
+  if (seconds < 0.001) return `${(seconds * 1e6).toFixed(0)} us`;
+  if (seconds < 1) return `${(seconds * 1e3).toPrecision(3)} ms`;
+  return `${seconds.toPrecision(3)} s`;
+}
+
+/** Six significant digits, no exponent for everyday sizes. */
+export function formatLoss(loss: number): string {
+  if (Number.isNaN(loss)) return "NaN";
+  if (!Number.isFinite(loss)) return loss > 0 ? "Infinity" : "-Infinity";
+  const size = Math.abs(loss);
+  return size !== 0 && (size < 1e-4 || size >= 1e7) ? loss.toExponential(5) : loss.toPrecision(6);
+}
+
+/** Three significant digits without an exponent. */
+export function formatRate(perSecond: number): string {
+  if (!Number.isFinite(perSecond)) return "?";
+  return perSecond >= 100 ? perSecond.toFixed(0) : perSecond.toPrecision(3);
+}
+
+/**
+ * Lines of a table with two blanks between columns. Columns whose body cells all look like numbers are set right.
+ * An empty body gives the header alone.
+ */
+export function formatTable(
+  header: readonly string[],
+  rows: readonly (readonly string[])[],
+): string[] {
+  const widths = header.map((title, column) =>
+    Math.max(title.length, ...rows.map((row) => (row[column] ?? "").length)),
+  );
+  const numeric = header.map(
+    (_, column) => rows.length > 0 && rows.every((row) => /^-?[\d.,]+$|^-?$/.test(row[column] ?? "")),
+  );
+  return [header, ...rows].map((row) =>
+    row
+      .map((cell, column) => {
+        const width = widths[column] ?? 0;
+        return numeric[column] ? cell.padStart(width) : cell.padEnd(width);
+      })
+      .join("  ")
+      .trimEnd(),
+  );
+}
+
+/** `1 worker`, `3 workers`. */
+export function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}

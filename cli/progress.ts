@@ -1,0 +1,148 @@
+import { formatBytes, formatDuration, formatLoss, formatRate } from "./format.ts";
+
+/** The part of a terminal or file that progress needs. */
+export interface ProgressStream {
+  write(text: string): unknown;
+  readonly isTTY?: boolean;
+  readonly columns?: number;
+}
+
+export interface ProgressOptions {
+  readonly stream: ProgressStream;
+  /** Put before each line: the job's name or the run's title. */
+  readonly title: string;
+  /** Steps asked for. */
+  readonly steps: number;
+  /** Time between plain lines when the stream is no terminal. Defaults to 5000. */
+  readonly plainIntervalMs?: number;
+  /** Smallest time between redraws on a terminal. Defaults to 100. */
+  readonly liveIntervalMs?: number;
+  /** Milliseconds on a monotonic clock. Defaults to performance.now. */
+  readonly now?: () => number;
+}
+
+/** One step as progress shows it. */
+export interface StepProgress {
+  /** 0-based. */
+  readonly step: number;
+  readonly loss: number;
+  readonly seconds: number;
+  readonly samplesPerSecond: number;
+  readonly peakMemoryBytes: number;
+}
+
+/** Steps that the estimate of the time left looks back on: enough to smooth, few enough to follow a change. */
+const ETA_WINDOW = 8;
+
+/**
+ * Shows a job's progress: one line redrawn in place on a terminal, else a plain line at an interval and at the end.
+ * Nothing is written after `end()`.
+ */
+export class Progress {
+  readonly #stream: ProgressStream;
+  readonly #title: string;
+  readonly #steps: number;
+  readonly #intervalMs: number;
+  readonly #live: boolean;
+  readonly #now: () => number;
+  readonly #recentSeconds: number[] = [];
+  #status = "starting";
+  #step: StepProgress | undefined;
+  #lastWriteMs = Number.NEGATIVE_INFINITY;
+  #drawn = false;
+  #ended = false;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(options: ProgressOptions) {
+    this.#stream = options.stream;
+    this.#title = options.title;
+    this.#steps = options.steps;
+    this.#live = options.stream.isTTY === true;
+    this.#intervalMs = this.#live
+      ? (options.liveIntervalMs ?? 100)
+      : (options.plainIntervalMs ?? 5000);
+    this.#now = options.now ?? (() => performance.now());
+  }
+
+  /** Begins the ticking that repeats the line while nothing happens. */
+  start(): this {
+    this.#timer ??= setInterval(() => this.tick(), this.#intervalMs);
+    this.#timer.unref();
+    if (!this.#live) this.#lastWriteMs = this.#now();
+    return this;
+  }
+
+  /** What the job does while there are no steps yet: "queued: needs 2 workers, 1 is free". */
+  status(text: string): void {
+    this.#status = text;
+    this.tick();
+  }
+
+  step(step: StepProgress): void {
+    this.#step = step;
+    this.#recentSeconds.push(step.seconds);
+    if (this.#recentSeconds.length > ETA_WINDOW) this.#recentSeconds.shift();
+    this.tick();
+  }
+
+  /** Writes a whole line of its own above the progress line. */
+  note(text: string): void {
+    if (this.#ended) return;
+    this.#clear();
+    this.#stream.write(`${text}\n`);
+    if (this.#live) this.#draw();
+  }
+
+  /** Writes the line if its interval has passed. */
+  tick(): void {
+    if (this.#ended || this.#now() - this.#lastWriteMs < this.#intervalMs) return;
+    this.#draw();
+  }
+
+  /** Writes the last line and stops. */
+  end(): void {
+    if (this.#ended) return;
+    clearInterval(this.#timer);
+    if (this.#step !== undefined || this.#live) this.#draw();
+    if (this.#live && this.#drawn) this.#stream.write("\n");
+    this.#ended = true;
+  }
+
+  /** The line that stands for the present state. */
+  line(): string {
+    const step = this.#step;
+    if (step === undefined) return `${this.#title}  ${this.#status}`;
+    const done = step.step + 1;
+    const parts = [
+      `${this.#title}  step ${done}/${this.#steps}`,
+      `loss ${formatLoss(step.loss)}`,
+      `${formatRate(step.samplesPerSecond)} samples/s`,
+      `peak ${formatBytes(step.peakMemoryBytes)}`,
+    ];
+    if (done < this.#steps) parts.push(`ETA ${formatDuration(this.#secondsLeft(done))}`);
+    return parts.join("  ");
+  }
+
+  #secondsLeft(done: number): number {
+    const sorted = [...this.#recentSeconds].sort((a, b) => a - b);
+    const median = sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+    return median * (this.#steps - done);
+  }
+
+  #draw(): void {
+    this.#lastWriteMs = this.#now();
+    const line = this.line();
+    if (!this.#live) {
+      this.#stream.write(`${line}\n`);
+      return;
+    }
+    // A line longer than the terminal would wrap, and the next redraw would leave its first half behind.
+    const columns = this.#stream.columns ?? 80;
+    this.#stream.write(`\r${line.slice(0, Math.max(1, columns - 1))}\x1b[K`);
+    this.#drawn = true;
+  }
+
+  #clear(): void {
+    if (this.#live && this.#drawn) this.#stream.write("\r\x1b[K");
+  }
+}
