@@ -42,10 +42,13 @@ export interface Transport {
    * (backpressure), not when the peer has it. The transport must have copied the payload or handed it to the socket by then.
    */
   send(peer: number, frame: Frame): Promise<void> | undefined;
-  /** Called for every frame that arrives, in order per sender. The payload is borrowed until the call returns. */
+  /** Called for every frame that arrives, in order per sender. The payload is the receiver's, to keep and to write. */
   onFrame(handler: (peer: number, frame: Frame) => void): void;
-  /** Called once per peer whose stream ended or failed. */
+  /** Called once per peer whose stream ended or failed, after all its frames. A peer that is done ends its stream too. */
   onPeerLost(handler: (peer: number, cause: Error) => void): void;
+  /** Stops taking frames from `peer` until `resume`; a bounded number may still arrive. */
+  pause(peer: number): void;
+  resume(peer: number): void;
   close(): Promise<void>;
 }
 

@@ -1,0 +1,367 @@
+import { InternalError, PeerError } from "../../shared/errors.ts";
+import type { Collective } from "../../shared/program/program.ts";
+import { chunkBytes, forEachRun, isContiguous, regionBytes, storeRegion } from "./chunk-layout.ts";
+import type { CollectiveBuffers, CollectiveKey, Frame } from "./collective.ts";
+import type { Lane, Schedule, ScheduledReceive, ScheduledSend } from "./schedule.ts";
+import type { SumKernel } from "./sum-kernel.ts";
+
+export interface RunContext {
+  readonly descriptor: Collective;
+  readonly key: CollectiveKey;
+  readonly buffers: CollectiveBuffers;
+  readonly batchHash: number;
+  readonly schedule: Schedule;
+  /** Ranks of the group, in order. */
+  readonly group: readonly number[];
+  /** This rank's place in the group. */
+  readonly index: number;
+  readonly sum: SumKernel;
+  /**
+   * Frames of its own that a rank sends ahead of what it has received. It bounds what a peer that is behind must
+   * hold; ranks at the same pace never notice.
+   */
+  readonly paceFrames: number;
+  readonly send: (peer: number, frame: Frame) => Promise<void> | undefined;
+  readonly sent: (bytes: number) => void;
+  readonly fail: (error: Error) => void;
+  readonly done: () => void;
+  /** Seconds that the run stood still for a frame of `peer`. */
+  readonly waited: (peer: number, seconds: number) => void;
+}
+
+interface SendLane extends Lane<ScheduledSend> {
+  /** Next frame to hand to the transport. */
+  next: number;
+  /** Frames that the transport no longer borrows. */
+  handed: number;
+}
+
+interface ReceiveLane extends Lane<ScheduledReceive> {
+  /** Next frame to come. */
+  next: number;
+}
+
+/** One collective in flight: carries out its schedule, event by event. Never blocks. */
+export class CollectiveRun {
+  readonly #context: RunContext;
+  readonly #sends: SendLane[];
+  readonly #receives: ReceiveLane[];
+  /** Frames kept until they are passed on, by their index in the one lane. */
+  readonly #relayed = new Map<number, Uint8Array>();
+  /** Frames from the one lane that are passed on: the first so many. */
+  readonly #relayCount: number;
+  /** Contributions to each unit, by the giver's place in the group; emptied when they are summed. */
+  readonly #contributions: (Uint8Array | undefined)[][];
+  /** First unit not summed yet. */
+  #nextUnit = 0;
+  /** What is sent and contributed: the input, or a copy where the sums would overwrite it too early. */
+  readonly #own: Uint8Array;
+  #open: number;
+  #ended = false;
+  /** performance.now() of the last frame taken or handed over. */
+  lastProgressMs = performance.now();
+
+  constructor(context: RunContext) {
+    this.#context = context;
+    const { schedule, descriptor, group, buffers } = context;
+    this.#sends = schedule.sends.map((lane) => ({ ...lane, next: 0, handed: 0 }));
+    this.#receives = schedule.receives.map((lane) => ({ ...lane, next: 0 }));
+    this.#relayCount = schedule.sends[0]?.items.filter(({ relays }) => relays >= 0).length ?? 0;
+    this.#contributions = schedule.sumUnits.map(() => []);
+    this.#open = [...schedule.sends, ...schedule.receives].filter((l) => l.items.length > 0).length;
+    // The sum of the first two contributions would overwrite the third in place: with more than two ranks the
+    // payload is small, so keep it apart. Two ranks wait until a segment is handed over instead.
+    const snapshot = descriptor.op === "allReduce" && descriptor.algorithm === "direct" && group.length > 2;
+    this.#own = snapshot ? buffers.input.slice() : buffers.input;
+  }
+
+  get key(): CollectiveKey {
+    return this.#context.key;
+  }
+
+  get descriptor(): Collective {
+    return this.#context.descriptor;
+  }
+
+  get batchHash(): number {
+    return this.#context.batchHash;
+  }
+
+  /** Sends what needs no peer. Ends at once when there is nothing to exchange. */
+  start(): void {
+    const { descriptor, schedule, buffers, index, group } = this.#context;
+    if (group.length <= 1) {
+      if (buffers.output !== buffers.input) buffers.output.set(buffers.input);
+    } else if (descriptor.op === "allGather") {
+      const own = { chunk: index, start: 0, end: chunkBytes(schedule.layout, index) };
+      const { input, output } = buffers;
+      const inPlace =
+        isContiguous(schedule.layout) &&
+        input.buffer === output.buffer &&
+        input.byteOffset === output.byteOffset + index * own.end;
+      if (!inPlace) storeRegion(schedule.layout, own, output, input);
+    }
+    if (this.#open === 0) this.#finish();
+    else this.#pump();
+  }
+
+  /** Ends the run without a result: later events are ignored. */
+  stop(): void {
+    this.#ended = true;
+  }
+
+  /** Whether a frame of this rank is still to come. */
+  expectsFrom(peer: number): boolean {
+    const lane = this.#laneOf(peer);
+    return lane !== undefined && lane.next < lane.items.length;
+  }
+
+  /** Index of the next frame of `peer`. */
+  nextSegment(peer: number): number {
+    return this.#laneOf(peer)?.next ?? 0;
+  }
+
+  /** Ranks whose frames are missing; ranks that have not taken ours, when none is. */
+  waitingFor(): { readonly peer: number; readonly direction: "<-" | "->"; readonly segment: number }[] {
+    const missing = this.#receives
+      .filter((lane) => lane.next < lane.items.length)
+      .map((lane) => ({ peer: this.#rank(lane.peer), direction: "<-" as const, segment: lane.next }));
+    if (missing.length > 0) return missing;
+    return this.#sends
+      .filter((lane) => lane.handed < lane.items.length)
+      .map((lane) => ({ peer: this.#rank(lane.peer), direction: "->" as const, segment: lane.handed }));
+  }
+
+  /**
+   * Takes the next frame of `peer`, whose key is this run's.
+   * @throws PeerError when it does not fit
+   */
+  deliver(peer: number, frame: Frame): void {
+    if (this.#ended) return;
+    const lane = this.#laneOf(peer);
+    const item = lane?.items[lane.next];
+    this.#check(peer, frame, lane, item);
+    if (lane === undefined || item === undefined) return;
+
+    const now = performance.now();
+    this.#context.waited(peer, Math.max(0, now - this.lastProgressMs) / 1000);
+    this.lastProgressMs = now;
+    const position = lane.next;
+    lane.next += 1;
+    this.#apply(lane.peer, item, position, frame.payload);
+    if (lane.next === lane.items.length) this.#open -= 1;
+    this.#pump();
+    this.#finishIfDone();
+  }
+
+  #apply(peerIndex: number, item: ScheduledReceive, position: number, payload: Uint8Array): void {
+    const { descriptor, schedule, buffers, sum } = this.#context;
+    const { dtype, op } = descriptor;
+    const { region } = item;
+    const { layout } = schedule;
+    switch (item.action) {
+      case "store":
+        storeRegion(layout, region, buffers.output, payload);
+        if (position < this.#relayCount && !isContiguous(layout)) this.#relayed.set(position, payload);
+        return;
+      case "reduce":
+        if (op === "allReduce") {
+          const target = regionBytes(layout, region, buffers.output);
+          sum(dtype, target, payload, regionBytes(layout, region, buffers.input));
+          return;
+        }
+        forEachRun(layout, region, (offset, at, length) => {
+          const target = buffers.output.subarray(region.start + at, region.start + at + length);
+          const own = buffers.input.subarray(offset, offset + length);
+          sum(dtype, target, payload.subarray(at, at + length), own);
+        });
+        return;
+      case "relay":
+        forEachRun(layout, region, (offset, at, length) => {
+          const partial = payload.subarray(at, at + length);
+          sum(dtype, partial, partial, buffers.input.subarray(offset, offset + length));
+        });
+        this.#relayed.set(position, payload);
+        return;
+      case "sum": {
+        const contributions = this.#contributions[position];
+        if (contributions === undefined) throw new InternalError(`no sum unit ${position}`);
+        contributions[peerIndex] = payload;
+        this.#sumUnits();
+        return;
+      }
+    }
+  }
+
+  /** Sums all units whose contributions are there, in the order of the group, whichever came first. */
+  #sumUnits(): void {
+    const { schedule, descriptor, buffers, group, index, sum } = this.#context;
+    // In place, a segment of two ranks may be overwritten once the transport has it.
+    const handed = group.length === 2 && descriptor.op === "allReduce" ? (this.#sends[0]?.handed ?? 0) : Infinity;
+    for (;;) {
+      const region = schedule.sumUnits[this.#nextUnit];
+      const given = this.#contributions[this.#nextUnit];
+      if (region === undefined || given === undefined || this.#nextUnit >= handed) return;
+      if (this.#receives.some((lane) => given[lane.peer] === undefined)) return;
+      given[index] = regionBytes(schedule.layout, region, this.#own);
+      const target = buffers.output.subarray(region.start, region.end);
+      let total = given[0];
+      for (let giver = 1; giver < group.length; giver++) {
+        const addend = given[giver];
+        if (total === undefined || addend === undefined) throw new InternalError(`no contribution ${giver}`);
+        sum(descriptor.dtype, target, total, addend);
+        total = target;
+      }
+      this.#contributions[this.#nextUnit] = [];
+      this.#nextUnit += 1;
+    }
+  }
+
+  #pump(): void {
+    for (const lane of this.#sends) this.#pumpLane(lane);
+  }
+
+  #pumpLane(lane: SendLane): void {
+    const { key, batchHash, send, sent } = this.#context;
+    while (!this.#ended && lane.handed === lane.next) {
+      const item = lane.items[lane.next];
+      if (item === undefined) return;
+      const payload = this.#payloadOf(item, lane.next);
+      if (payload === undefined) return;
+      const segment = lane.next;
+      lane.next += 1;
+      const { step, microbatch, collective } = key;
+      const busy = send(this.#rank(lane.peer), { step, microbatch, collective, segment, batchHash, payload });
+      sent(payload.length);
+      if (busy === undefined) {
+        this.#handedOver(lane);
+      } else {
+        busy.then(
+          () => {
+            if (this.#ended) return;
+            this.#handedOver(lane);
+            this.#pumpLane(lane);
+            this.#finishIfDone();
+          },
+          (error: unknown) => this.#sendFailed(lane, segment, error),
+        );
+      }
+    }
+  }
+
+  #handedOver(lane: SendLane): void {
+    lane.handed += 1;
+    this.lastProgressMs = performance.now();
+    if (lane.handed === lane.items.length) this.#open -= 1;
+    if (this.#contributions.length > 0) this.#sumUnits();
+  }
+
+  /** The bytes of a frame, or undefined while they may not be sent yet. */
+  #payloadOf(item: ScheduledSend, position: number): Uint8Array | undefined {
+    const { descriptor, schedule, buffers, paceFrames } = this.#context;
+    const { layout } = schedule;
+    const { region, relays } = item;
+    if (relays < 0) {
+      if (position >= paceFrames && position - paceFrames >= this.#receivedByAll()) return undefined;
+      if (descriptor.op === "allGather") return this.#own.subarray(region.start, region.end);
+      return regionBytes(layout, region, this.#own);
+    }
+    const source = this.#receives[0];
+    if (source === undefined || source.next <= relays) return undefined;
+    const kept = this.#relayed.get(relays);
+    if (kept === undefined) return regionBytes(layout, region, buffers.output);
+    this.#relayed.delete(relays);
+    return kept;
+  }
+
+  /** Frames that have come from every peer still sending. */
+  #receivedByAll(): number {
+    let least = Infinity;
+    for (const lane of this.#receives) {
+      if (lane.next < lane.items.length) least = Math.min(least, lane.next);
+    }
+    return least;
+  }
+
+  #finishIfDone(): void {
+    if (this.#open === 0 && this.#nextUnit === this.#contributions.length) this.#finish();
+  }
+
+  #finish(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#context.done();
+  }
+
+  #sendFailed(lane: SendLane, segment: number, error: unknown): void {
+    if (this.#ended) return;
+    const peer = this.#rank(lane.peer);
+    const text = error instanceof Error ? error.message : String(error);
+    this.#context.fail(
+      this.#error("UNAVAILABLE", peer, `${this.#between(peer, "->")}: segment ${segment} of ${this.what()} was not sent: ${text}`, error),
+    );
+  }
+
+  #check(
+    peer: number,
+    frame: Frame,
+    lane: ReceiveLane | undefined,
+    item: ScheduledReceive | undefined,
+  ): void {
+    const { descriptor, key, batchHash } = this.#context;
+    if (descriptor.sameInputs && frame.batchHash !== batchHash) {
+      const text = `rank ${peer} and rank ${this.#self} were given different batches at step ${key.step} (hash ${hex(frame.batchHash)} / ${hex(batchHash)})`;
+      throw this.#error("ABORTED", peer, text);
+    }
+    const wanted = item === undefined ? undefined : item.region.end - item.region.start;
+    if (lane !== undefined && frame.segment === lane.next && frame.payload.length === wanted) return;
+    const expected =
+      wanted === undefined || lane === undefined
+        ? "no more frames"
+        : `segment ${lane.next} of ${wanted} bytes`;
+    throw this.#error(
+      "DATA_LOSS",
+      peer,
+      `${this.#between(peer, "<-")}: got segment ${frame.segment} of ${frame.payload.length} bytes where ${this.what()} expects ${expected}; rank ${this.#self} runs ${describe(descriptor)}, rank ${peer} sent step ${frame.step}, microbatch ${frame.microbatch}, collective ${frame.collective}`,
+    );
+  }
+
+  /** `allReduce "w2.output" (step 118)` */
+  what(): string {
+    const { descriptor, key } = this.#context;
+    return `${descriptor.op} "${descriptor.label}" (step ${key.step})`;
+  }
+
+  #error(code: PeerError["code"], peer: number, text: string, cause?: unknown): PeerError {
+    return new PeerError(text, { code, rank: this.#self, peer, step: this.key.step, cause });
+  }
+
+  #between(peer: number, direction: "<-" | "->"): string {
+    return `rank ${this.#self} ${direction} rank ${peer}`;
+  }
+
+  get #self(): number {
+    return this.#rank(this.#context.index);
+  }
+
+  #rank(index: number): number {
+    const rank = this.#context.group[index];
+    if (rank === undefined) throw new InternalError(`no rank ${index} in a group of ${this.#context.group.length}`);
+    return rank;
+  }
+
+  #laneOf(peer: number): ReceiveLane | undefined {
+    return this.#receives.find((lane) => this.#context.group[lane.peer] === peer);
+  }
+}
+
+/** `allReduce of 65536 float32, ring, segments of 524288 bytes` */
+export function describe(descriptor: Collective): string {
+  const { op, outer, chunkElements, dtype, algorithm, segmentBytes } = descriptor;
+  const rows = outer === 1 ? `${chunkElements}` : `${outer} x ${chunkElements}`;
+  return `${op} of ${rows} ${dtype}, ${algorithm}, segments of ${segmentBytes} bytes`;
+}
+
+function hex(hash: number): string {
+  return (hash >>> 0).toString(16).padStart(8, "0");
+}
