@@ -27,10 +27,13 @@ export function quote(value: unknown): string {
 
 function quoteString(text: string): string {
   const shown = text.length <= MAX_QUOTED ? text : text.slice(0, MAX_QUOTED);
-  const escaped = JSON.stringify(shown).replace(/[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g, escape);
+  const escaped = JSON.stringify(shown).replace(
+    /[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g,
+    unicodeEscape,
+  );
   return shown === text ? escaped : `${escaped}... (${text.length} characters)`;
 }
 
-function escape(character: string): string {
+function unicodeEscape(character: string): string {
   return `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
 }

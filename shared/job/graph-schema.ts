@@ -2,7 +2,17 @@ import type { ForwardGraph, GraphInput, GraphNode, GraphParameter } from "../gra
 import type { InitSpec } from "../program/program.ts";
 import type { FaultList, Path } from "./faults.ts";
 import { MAX_DIM, MAX_ELEMENTS, MAX_LAYER_NAME_BYTES, MAX_PLAN_ENTRIES } from "./limits.ts";
-import { dictionary, isMap, list, object, optional, refined, required, type Schema, withDefault } from "./schema-types.ts";
+import {
+  dictionary,
+  isMap,
+  list,
+  object,
+  optional,
+  refined,
+  required,
+  type Schema,
+  withDefault,
+} from "./schema-types.ts";
 import { choice, finiteNumber, integer, text } from "./schema-values.ts";
 
 /** A parameter as the message has it: how it starts is `bound` or `constant`; `init` is the form of the TypeScript type. */
@@ -46,13 +56,18 @@ const rawParameter = object<RawParameter>({
 const graphParameter: Schema<GraphParameter> = refined(rawParameter, resolveParameter, (value) => {
   if (!isMap(value) || !isMap(value["init"])) return value;
   const { init, ...rest } = value;
-  return init["kind"] === "uniform" ? { ...rest, bound: init["bound"] } : { ...rest, constant: init["value"] };
+  return init["kind"] === "uniform"
+    ? { ...rest, bound: init["bound"] }
+    : { ...rest, constant: init["value"] };
 });
 
 const graphNode = object<GraphNode>({
   op: required(layerName),
   inputs: withDefault(list(integer({ min: 0 }), { min: 0, max: 1024, what: "value numbers" }), []),
-  attrs: withDefault(dictionary(finiteNumber(), { maxEntries: 64, maxKeyBytes: 64, what: "attributes" }), {}),
+  attrs: withDefault(
+    dictionary(finiteNumber(), { maxEntries: 64, maxKeyBytes: 64, what: "attributes" }),
+    {},
+  ),
   layer: withDefault(text(MAX_LAYER_NAME_BYTES, 0), ""),
 });
 
@@ -77,21 +92,34 @@ const rawGraph = object<ForwardGraph>({
  */
 export const graphSchema: Schema<ForwardGraph> = refined(rawGraph, checkGraph, (value) => value);
 
-function resolveParameter(raw: RawParameter, path: Path, faults: FaultList): GraphParameter | undefined {
+function resolveParameter(
+  raw: RawParameter,
+  path: Path,
+  faults: FaultList,
+): GraphParameter | undefined {
   const inits: InitSpec[] = [];
   if (raw.bound !== undefined) inits.push({ kind: "uniform", bound: raw.bound });
   if (raw.constant !== undefined) inits.push({ kind: "constant", value: raw.constant });
-  if (raw.init?.kind === "uniform") inits.push({ kind: "uniform", bound: raw.init.bound ?? Number.NaN });
-  if (raw.init?.kind === "constant") inits.push({ kind: "constant", value: raw.init.value ?? Number.NaN });
+  if (raw.init?.kind === "uniform")
+    inits.push({ kind: "uniform", bound: raw.init.bound ?? Number.NaN });
+  if (raw.init?.kind === "constant")
+    inits.push({ kind: "constant", value: raw.init.value ?? Number.NaN });
   const [init] = inits;
-  const isComplete = init !== undefined && !Number.isNaN(init.kind === "uniform" ? init.bound : init.value);
+  const isComplete =
+    init !== undefined && !Number.isNaN(init.kind === "uniform" ? init.bound : init.value);
   if (!isComplete || inits.length > 1) {
-    faults.add(path, "must say how it starts with exactly one of bound (uniform on [-bound, bound)) and constant");
+    faults.add(
+      path,
+      "must say how it starts with exactly one of bound (uniform on [-bound, bound)) and constant",
+    );
     return undefined;
   }
   const elements = raw.dims.reduce((product, dim) => product * dim, 1);
   if (elements > MAX_ELEMENTS) {
-    faults.add([...path, "dims"], `[${raw.dims.join(", ")}] has ${elements} elements; at most ${MAX_ELEMENTS}`);
+    faults.add(
+      [...path, "dims"],
+      `[${raw.dims.join(", ")}] has ${elements} elements; at most ${MAX_ELEMENTS}`,
+    );
     return undefined;
   }
   return { name: raw.name, dims: raw.dims, init };
@@ -113,21 +141,35 @@ function checkGraph(graph: ForwardGraph, path: Path, faults: FaultList): Forward
     node.inputs.forEach((value, operand) => {
       if (value < firstNode + index) return;
       const at = [...path, "nodes", index, "inputs", operand];
-      faults.add(at, `is value ${value}; node ${index} makes value ${firstNode + index} and takes only earlier ones`);
+      faults.add(
+        at,
+        `is value ${value}; node ${index} makes value ${firstNode + index} and takes only earlier ones`,
+      );
     });
   });
   const count = firstNode + graph.nodes.length;
   if (graph.output >= count) {
-    faults.add([...path, "output"], `is value ${graph.output}; the graph has values 0 to ${count - 1}`);
+    faults.add(
+      [...path, "output"],
+      `is value ${graph.output}; the graph has values 0 to ${count - 1}`,
+    );
   }
   return faults.count === before ? graph : undefined;
 }
 
-function reportRepeatedNames(named: readonly { readonly name: string }[], path: Path, faults: FaultList): void {
+function reportRepeatedNames(
+  named: readonly { readonly name: string }[],
+  path: Path,
+  faults: FaultList,
+): void {
   const firstAt = new Map<string, number>();
   named.forEach(({ name }, index) => {
     const first = firstAt.get(name);
     if (first === undefined) firstAt.set(name, index);
-    else faults.add([...path, index, "name"], `is the name of entry ${first} too; names must be unique`);
+    else
+      faults.add(
+        [...path, index, "name"],
+        `is the name of entry ${first} too; names must be unique`,
+      );
   });
 }

@@ -22,7 +22,9 @@ export interface JobFile {
  */
 export function parseJobFile(text: string, filename: string): JobFile {
   if (text.length > MAX_FILE_LENGTH) {
-    throw new InvalidArgumentError(`${filename}: ${text.length} characters; a job file has at most ${MAX_FILE_LENGTH}`);
+    throw new InvalidArgumentError(
+      `${filename}: ${text.length} characters; a job file has at most ${MAX_FILE_LENGTH}`,
+    );
   }
   const lineCounter = new LineCounter();
   const document = parse(text, filename, lineCounter);
@@ -35,7 +37,10 @@ export function parseJobFile(text: string, filename: string): JobFile {
   if (problems.length > 0) {
     const shown = problems.slice(0, MAX_SYNTAX_FAULTS);
     throw new InvalidArgumentError(
-      shown.map((problem) => ({ path: "", message: `${at(problem.pos[0])}: ${firstLine(problem.message)}` })),
+      shown.map((problem) => ({
+        path: "",
+        message: `${at(problem.pos[0])}: ${firstLine(problem.message)}`,
+      })),
     );
   }
   return {
@@ -91,7 +96,9 @@ function firstLine(message: string): string {
 /** Keys and indices of a printed path; what is not understood ends it. */
 function segmentsOf(path: string): (string | number)[] {
   const segments: (string | number)[] = [];
-  for (const match of path.matchAll(/\.?([A-Za-z_$][\w$]*)|\[(\d+)\]|\[("(?:[^"\\]|\\.)*")\]/gy)) {
+  for (const match of path.matchAll(
+    /\.?([A-Za-z_$][\w$]*)|\[(\d+)\]|\[("(?:[^"\\]|\\["\\/bfnrt]|\\u[\da-f]{4})*")\]/gy,
+  )) {
     const [, name, index, quoted] = match;
     if (name !== undefined) segments.push(name);
     else if (index !== undefined) segments.push(Number(index));

@@ -146,7 +146,13 @@ export interface JobSpecInput {
 /** Exactly one of the keys. */
 export type ModelInput =
   | { readonly feedForward: Partial<FeedForwardModel> }
-  | { readonly mlp: { readonly dims: readonly number[]; readonly activation?: Activation; readonly bias?: boolean } }
+  | {
+      readonly mlp: {
+        readonly dims: readonly number[];
+        readonly activation?: Activation;
+        readonly bias?: boolean;
+      };
+    }
   | { readonly graph: ForwardGraph }
   | { readonly module: string };
 

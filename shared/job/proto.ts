@@ -1,4 +1,4 @@
-import type { JobSpec as JobSpecMessage, JobSpec__Output } from "../rpc/gen/rankmesh/v1/JobSpec.ts";
+import type { JobSpec__Output, JobSpec as JobSpecMessage } from "../rpc/gen/rankmesh/v1/JobSpec.ts";
 import type { JobSpec, JobSpecInput } from "./job-spec.ts";
 import { jobSchema } from "./schema.ts";
 

@@ -30,10 +30,14 @@ export type ResolveResult =
     };
 
 /** Checks a raw job spec, whatever it is, fills in the defaults and finds all faults. Never throws. */
-export function resolveJobSpec(value: unknown, options: ResolveOptions = { modules: "refuse" }): ResolveResult {
+export function resolveJobSpec(
+  value: unknown,
+  options: ResolveOptions = { modules: "refuse" },
+): ResolveResult {
   const faults = new FaultList();
   const spec = jobSchema.check(value, [], faults);
-  const partial = spec !== undefined && faults.count === 0 ? spec : checkRepaired(value, faults.broken);
+  const partial =
+    spec !== undefined && faults.count === 0 ? spec : checkRepaired(value, faults.broken);
   if (partial !== undefined) checkAcrossKeys(partial, faults, options);
   if (spec !== undefined && faults.count === 0) return { ok: true, spec };
   const harmless = partial && withoutConflicts(partial, faults.broken);
@@ -41,7 +45,10 @@ export function resolveJobSpec(value: unknown, options: ResolveOptions = { modul
 }
 
 /** @throws InvalidArgumentError with every fault of the spec. */
-export function requireJobSpec(value: unknown, options: ResolveOptions = { modules: "refuse" }): JobSpec {
+export function requireJobSpec(
+  value: unknown,
+  options: ResolveOptions = { modules: "refuse" },
+): JobSpec {
   const result = resolveJobSpec(value, options);
   if (!result.ok) throw new InvalidArgumentError(result.faults);
   return result.spec;
@@ -57,7 +64,8 @@ export function programOptimizer(spec: JobSpec): OptimizerSpec {
 /** The learning-rate schedule as programs hold it; a cosine ends with the job. */
 export function programSchedule(spec: JobSpec): ScheduleSpec {
   const { schedule } = spec;
-  if ("linearWarmup" in schedule) return { kind: "linearWarmup", steps: schedule.linearWarmup.steps };
+  if ("linearWarmup" in schedule)
+    return { kind: "linearWarmup", steps: schedule.linearWarmup.steps };
   if ("cosine" in schedule) return { kind: "cosine", ...schedule.cosine, totalSteps: spec.steps };
   return { kind: "constant" };
 }
@@ -74,7 +82,8 @@ function checkRepaired(value: unknown, broken: ReadonlySet<string>): JobSpec | u
   for (const key of ["batchSize", "shuffle", ...SOURCES]) {
     if (isMap(data) && ownValue(data, key) !== undefined) settings[key] = data[key];
   }
-  const isSourceUsable = jobSchema.check({ ...repaired, data: settings }, [], new FaultList())?.data !== undefined;
+  const isSourceUsable =
+    jobSchema.check({ ...repaired, data: settings }, [], new FaultList())?.data !== undefined;
   if (!isSourceUsable || SOURCES.some((source) => broken.has(`data.${source}`))) {
     for (const source of SOURCES) delete settings[source];
     settings["stream"] = {};
@@ -88,12 +97,20 @@ function checkAcrossKeys(spec: JobSpec, faults: FaultList, options: ResolveOptio
   const broken = new Set(faults.broken);
   const { batchSize } = spec.data;
   const microbatches = spec.gradientAccumulation;
-  if (!broken.has("data.batchSize") && !broken.has("gradientAccumulation") && batchSize % microbatches !== 0) {
+  if (
+    !broken.has("data.batchSize") &&
+    !broken.has("gradientAccumulation") &&
+    batchSize % microbatches !== 0
+  ) {
     const message = `${microbatches} microbatches do not divide data.batchSize ${batchSize}; use a divisor of ${batchSize}`;
     faults.add(["gradientAccumulation"], message);
   }
   const { dataParallel, tensorParallel } = spec.mesh;
-  if (dataParallel !== "auto" && tensorParallel !== "auto" && dataParallel * tensorParallel > MAX_RANKS) {
+  if (
+    dataParallel !== "auto" &&
+    tensorParallel !== "auto" &&
+    dataParallel * tensorParallel > MAX_RANKS
+  ) {
     const ranks = `${dataParallel} x ${tensorParallel} is ${dataParallel * tensorParallel} ranks`;
     faults.add(["mesh"], `${ranks}; at most ${MAX_RANKS}`);
   }
@@ -103,10 +120,12 @@ function checkAcrossKeys(spec: JobSpec, faults: FaultList, options: ResolveOptio
 function checkModel(spec: JobSpec, faults: FaultList, options: ResolveOptions): void {
   const { model } = spec;
   if ("module" in model && options.modules === "refuse") {
-    const message = "a server runs no code of its clients; submit with the rankmesh command, which traces the file, or send model.graph";
+    const message =
+      "a server runs no code of its clients; submit with the rankmesh command, which traces the file, or send model.graph";
     faults.add(["model", "module"], message);
   }
-  if ("feedForward" in model) checkWeight(model.feedForward.dim, model.feedForward.hidden, ["model", "feedForward"], faults);
+  if ("feedForward" in model)
+    checkWeight(model.feedForward.dim, model.feedForward.hidden, ["model", "feedForward"], faults);
   if ("mlp" in model) {
     const { dims } = model.mlp;
     for (let i = 1; i < dims.length; i++) {
@@ -122,18 +141,30 @@ function checkModel(spec: JobSpec, faults: FaultList, options: ResolveOptions): 
   }
 }
 
-function checkWeight(inFeatures: number, outFeatures: number, path: readonly (string | number)[], faults: FaultList): void {
+function checkWeight(
+  inFeatures: number,
+  outFeatures: number,
+  path: readonly (string | number)[],
+  faults: FaultList,
+): void {
   if (inFeatures * outFeatures <= MAX_ELEMENTS) return;
-  faults.add(path, `${inFeatures} x ${outFeatures} weights are more than the ${MAX_ELEMENTS} that one parameter may have`);
+  faults.add(
+    path,
+    `${inFeatures} x ${outFeatures} weights are more than the ${MAX_ELEMENTS} that one parameter may have`,
+  );
 }
 
 /** `partial` with sizes that can't contradict each other, for whichever of them the user has to change. */
 function withoutConflicts(partial: JobSpec, broken: ReadonlySet<string>): JobSpec {
   const isMeshBroken = broken.has("mesh");
   const mesh = isMeshBroken ? standInMesh(partial) : partial.mesh;
-  const gradientAccumulation = broken.has("gradientAccumulation") ? 1 : partial.gradientAccumulation;
+  const gradientAccumulation = broken.has("gradientAccumulation")
+    ? 1
+    : partial.gradientAccumulation;
   const dataParallel = mesh.dataParallel === "auto" ? 1 : mesh.dataParallel;
-  const batchSize = broken.has("data.batchSize") ? dataParallel * gradientAccumulation : partial.data.batchSize;
+  const batchSize = broken.has("data.batchSize")
+    ? dataParallel * gradientAccumulation
+    : partial.data.batchSize;
   const model = broken.has("model.feedForward") ? standInModel(partial, mesh) : partial.model;
   return { ...partial, model, mesh, gradientAccumulation, data: { ...partial.data, batchSize } };
 }
@@ -154,6 +185,7 @@ function standInModel(partial: JobSpec, mesh: JobSpec["mesh"]): JobSpec["model"]
 
 function standInMesh(partial: JobSpec): JobSpec["mesh"] {
   const { dataParallel, tensorParallel } = partial.mesh;
-  const ranks = (dataParallel === "auto" ? 1 : dataParallel) * (tensorParallel === "auto" ? 1 : tensorParallel);
+  const ranks =
+    (dataParallel === "auto" ? 1 : dataParallel) * (tensorParallel === "auto" ? 1 : tensorParallel);
   return ranks > MAX_RANKS ? { dataParallel: 1, tensorParallel: 1 } : partial.mesh;
 }

@@ -61,8 +61,12 @@ export function refined<A, B>(
   return {
     expects: schema.expects,
     check(value, path, faults) {
+      const before = faults.count;
       const checked = schema.check(value, path, faults);
-      return checked === undefined ? undefined : step(checked, path, faults);
+      // Over stand-ins the step would find faults that aren't the user's.
+      return checked === undefined || faults.count > before
+        ? undefined
+        : step(checked, path, faults);
     },
     fromProto: (value) => schema.fromProto(value),
     toProto: (value) => schema.toProto(back(value)),
@@ -70,14 +74,27 @@ export function refined<A, B>(
 }
 
 /** Reports `value` as something else than what `expects` says. */
-export function mismatch(value: unknown, expects: string, path: Path, faults: FaultList): undefined {
-  const given = value === null ? "has no value" : `is ${typeof value === "string" ? "the string " : ""}${quote(value)}`;
+export function mismatch(
+  value: unknown,
+  expects: string,
+  path: Path,
+  faults: FaultList,
+): undefined {
+  const given =
+    value === null
+      ? "has no value"
+      : `is ${typeof value === "string" ? "the string " : ""}${quote(value)}`;
   faults.add(path, `${given}; must be ${expects}`);
   return undefined;
 }
 
 export function isMap(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value) && !ArrayBuffer.isView(value);
+  return (
+    typeof value === "object" &&
+    value !== null &&
+    !Array.isArray(value) &&
+    !ArrayBuffer.isView(value)
+  );
 }
 
 /** Own, set value of a key: nothing inherited, so that `constructor` or `__proto__` is never found by accident. */
@@ -87,7 +104,9 @@ export function ownValue(map: Readonly<Record<string, unknown>>, key: string): u
 
 type Fields<T> = { readonly [K in keyof T]-?: Field<Exclude<T[K], undefined>> };
 type KeysOfUnion<U> = U extends unknown ? keyof U & string : never;
-type Choices<U> = { readonly [K in KeysOfUnion<U>]: Schema<Extract<U, Readonly<Record<K, unknown>>>[K]> };
+type Choices<U> = {
+  readonly [K in KeysOfUnion<U>]: Schema<Extract<U, Readonly<Record<K, unknown>>>[K]>;
+};
 
 /** A map with a fixed set of keys. */
 export function object<T extends object>(fields: Fields<T>, later: Later = {}): Schema<T> {
@@ -149,7 +168,8 @@ function checkMap(
   for (const [key, field] of Object.entries(table.fields)) {
     const raw = ownValue(given, key);
     const at = [...path, key];
-    if (raw === undefined && field.isRequired) faults.add(at, `is missing; must be ${field.schema.expects}`);
+    if (raw === undefined && field.isRequired)
+      faults.add(at, `is missing; must be ${field.schema.expects}`);
     const checked = raw === undefined ? undefined : field.schema.check(raw, at, faults);
     const resolved = checked ?? field.fallback;
     if (resolved !== undefined) result[key] = resolved;
@@ -203,7 +223,9 @@ function reportUnknownKeys(
       faults.add([...path, key], notAvailable(later));
       continue;
     }
-    const hint = didYouMean(key, known, 1) || (known.length > 0 ? `; known keys: ${listOf(known)}` : "; it takes no keys");
+    const hint =
+      didYouMean(key, known, 1) ||
+      (known.length > 0 ? `; known keys: ${listOf(known)}` : "; it takes no keys");
     faults.add([...path, key], `unknown key${hint}`);
     if (faults.full) break;
   }
@@ -229,9 +251,14 @@ function translate(
 }
 
 /** A list; on the wire an empty one can't be told from none. */
-export function list<T>(item: Schema<T>, limits: { readonly min: number; readonly max: number; readonly what: string }): Schema<readonly T[]> {
+export function list<T>(
+  item: Schema<T>,
+  limits: { readonly min: number; readonly max: number; readonly what: string },
+): Schema<readonly T[]> {
   const expects =
-    limits.min === limits.max ? `a list of ${limits.min} ${limits.what}` : `a list of ${limits.min} to ${limits.max} ${limits.what}`;
+    limits.min === limits.max
+      ? `a list of ${limits.min} ${limits.what}`
+      : `a list of ${limits.min} to ${limits.max} ${limits.what}`;
   return {
     expects,
     check(value, path, faults) {
@@ -248,8 +275,12 @@ export function list<T>(item: Schema<T>, limits: { readonly min: number; readonl
       }
       return result.length === value.length ? result : undefined;
     },
-    fromProto: (value) => (Array.isArray(value) && value.length > 0 ? value.map((v: unknown) => item.fromProto(v)) : undefined),
-    toProto: (value) => (Array.isArray(value) ? value.map((v: unknown) => item.toProto(v)) : undefined),
+    fromProto: (value) =>
+      Array.isArray(value) && value.length > 0
+        ? value.map((v: unknown) => item.fromProto(v))
+        : undefined,
+    toProto: (value) =>
+      Array.isArray(value) ? value.map((v: unknown) => item.toProto(v)) : undefined,
   };
 }
 
@@ -273,7 +304,10 @@ export function dictionary<T>(
       for (const key of keys) {
         const at: Segment[] = [...path, { key }];
         if (key === "__proto__" || key === "" || Buffer.byteLength(key) > limits.maxKeyBytes) {
-          faults.add(at, `is no key of ${expects}; a key has 1 to ${limits.maxKeyBytes} bytes and is not __proto__`);
+          faults.add(
+            at,
+            `is no key of ${expects}; a key has 1 to ${limits.maxKeyBytes} bytes and is not __proto__`,
+          );
           continue;
         }
         if (given[key] === undefined) continue;
@@ -289,5 +323,7 @@ export function dictionary<T>(
 
 /** `a`, `a and b`, `a, b and c`. */
 export function listOf(names: readonly string[]): string {
-  return names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1) ?? ""}`;
+  return names.length < 2
+    ? names.join("")
+    : `${names.slice(0, -1).join(", ")} and ${names.at(-1) ?? ""}`;
 }

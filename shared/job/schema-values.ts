@@ -1,7 +1,15 @@
 import { didYouMean } from "../nearest.ts";
 import { quote } from "../quote.ts";
 import type { AxisSize } from "./job-spec.ts";
-import { isMap, type Later, mismatch, notAvailable, ownValue, plain, type Schema } from "./schema-types.ts";
+import {
+  isMap,
+  type Later,
+  mismatch,
+  notAvailable,
+  ownValue,
+  plain,
+  type Schema,
+} from "./schema-types.ts";
 
 /** Bounds of a number; a bound left out is not checked, but the number is always finite. */
 interface NumberLimits {
@@ -21,7 +29,11 @@ export function integer(limits: NumberLimits = {}): Schema<number> {
   return numeric("an integer", bounded, Number.isInteger);
 }
 
-function numeric(kind: string, limits: NumberLimits, isKind: (value: number) => boolean): Schema<number> {
+function numeric(
+  kind: string,
+  limits: NumberLimits,
+  isKind: (value: number) => boolean,
+): Schema<number> {
   const bounds: string[] = [];
   if (limits.min !== undefined) bounds.push(`at least ${limits.min}`);
   if (limits.above !== undefined) bounds.push(`above ${limits.above}`);
@@ -53,10 +65,15 @@ export function text(maxBytes: number, minBytes = 1): Schema<string> {
     // UTF-8 is never shorter than UTF-16 units, so a huge string is measured without walking it.
     const bytes = value.length > maxBytes ? value.length : Buffer.byteLength(value);
     if (bytes < minBytes || bytes > maxBytes) {
-      faults.add(path, value.length === 0 ? `is empty; must be ${expects}` : `is ${quote(value)}; must be ${expects}`);
+      faults.add(
+        path,
+        value.length === 0
+          ? `is empty; must be ${expects}`
+          : `is ${quote(value)}; must be ${expects}`,
+      );
       return undefined;
     }
-    if (/[\u0000-\u001f\u007f-\u009f]/.test(value)) {
+    if (/\p{Cc}/u.test(value)) {
       faults.add(path, `is ${quote(value)}; must have no control characters`);
       return undefined;
     }
@@ -73,7 +90,10 @@ export function choice<T extends string>(words: readonly T[], later: Later = {})
     if (typeof value !== "string") return mismatch(value, expects, path, faults);
     const instead = Object.hasOwn(later, value) ? later[value] : undefined;
     const hint = instead === undefined ? `; must be ${expects}${didYouMean(value, words, 1)}` : "";
-    faults.add(path, `${quote(value)} ${instead === undefined ? "is unknown" : notAvailable(instead)}${hint}`);
+    faults.add(
+      path,
+      `${quote(value)} ${instead === undefined ? "is unknown" : notAvailable(instead)}${hint}`,
+    );
     return undefined;
   });
 }
@@ -114,7 +134,8 @@ export function axisSize(max: number): Schema<AxisSize> {
   return asProtoValue(
     plain<AxisSize>(expects, (value, path, faults) => {
       if (value === "auto") return value;
-      const isCount = typeof value === "number" && Number.isInteger(value) && value >= 1 && value <= max;
+      const isCount =
+        typeof value === "number" && Number.isInteger(value) && value >= 1 && value <= max;
       return isCount ? value : mismatch(value, expects, path, faults);
     }),
   );

@@ -128,7 +128,10 @@ const data = objectWithChoice<DataSettings, DataSourceSpec>(
 export const jobSchema: Schema<JobSpec> = object<JobSpec>({
   name: withDefault(text(MAX_NAME_BYTES), "job"),
   model: required(model),
-  init: withDefault(object<InitSource>({ seed: withDefault(seed, 0), safetensors: optional(path) }), { seed: 0 }),
+  init: withDefault(
+    object<InitSource>({ seed: withDefault(seed, 0), safetensors: optional(path) }),
+    { seed: 0 },
+  ),
   mesh: withDefault(
     object<MeshSpec>({
       dataParallel: withDefault(axisSize(MAX_RANKS), 1),
@@ -146,7 +149,10 @@ export const jobSchema: Schema<JobSpec> = object<JobSpec>({
     {},
   ),
   sequenceParallel: withDefault(autoOrFalse("use auto or false"), "auto"),
-  loss: withDefault(choice(["sum", "mean", "mse"], { cross_entropy: "use sum, mean or mse" }), "sum"),
+  loss: withDefault(
+    choice(["sum", "mean", "mse"], { cross_entropy: "use sum, mean or mse" }),
+    "sum",
+  ),
   optimizer: withDefault(optimizer, { adamw: ADAMW }),
   schedule: withDefault(schedule, { constant: {} }),
   clipGradNorm: withDefault(finiteNumber({ min: 0 }), 0),
@@ -157,9 +163,12 @@ export const jobSchema: Schema<JobSpec> = object<JobSpec>({
   allowMixedBackends: withDefault(onlyFalse("ranks of a job run on one kind of backend"), false),
   data: required(data),
   eval: withDefault(
-    object<{ readonly every: 0 }>({ every: withDefault(onlyZero("use 0 for no evaluation"), 0) }, {
-      data: "evaluation is not",
-    }),
+    object<{ readonly every: 0 }>(
+      { every: withDefault(onlyZero("use 0 for no evaluation"), 0) },
+      {
+        data: "evaluation is not",
+      },
+    ),
     { every: 0 },
   ),
   steps: withDefault(integer({ min: 0 }), 8),
