@@ -1,6 +1,12 @@
+import { type Fault, InvalidArgumentError } from "../shared/errors.ts";
 import type { ForwardGraph, LossKind } from "../shared/graph/graph.ts";
-import type { Mesh } from "../shared/mesh/mesh.ts";
+import { axisSize, type Mesh } from "../shared/mesh/mesh.ts";
 import type { OptimizerSpec, Program, ScheduleSpec } from "../shared/program/program.ts";
+import { buildTrainingGraph, type TrainingGraph } from "./ir/training-graph.ts";
+import { emitProgram } from "./lower/emit.ts";
+import { lower } from "./lower/lower.ts";
+import { chooseOnAllAxes } from "./spmd/choose-axes.ts";
+import { layersWithInputLayout, pinAxes } from "./spmd/pins.ts";
 
 /** What one mesh axis does to the model. Any axis may do any of it. */
 export interface AxisRole {
@@ -31,6 +37,11 @@ export interface CompileRequest {
   /** 0: off. */
   readonly clipGradNorm: number;
   readonly reportGradNorm: boolean;
+  /**
+   * Whether weight gradients may be formed from gathered factors where that moves fewer bytes than reducing them.
+   * @default true
+   */
+  readonly exchangeFactors?: boolean;
 }
 
 export interface CompileResult {
@@ -39,4 +50,51 @@ export interface CompileResult {
   readonly notes: readonly string[];
 }
 
-export type Compile = (request: CompileRequest) => CompileResult;
+/** Graph of the step, before placement: what the reference interpreter runs as one device. */
+export function trace(request: CompileRequest, faults: Fault[]): TrainingGraph | undefined {
+  const layers = [...new Set(request.graph.nodes.filter((n) => n.op === "linear").map((n) => n.layer))];
+  const separateUses = request.axes.some(
+    (role, a) => role.stateSharding === "full" && axisSize(request.mesh, a) > 1,
+  );
+  return buildTrainingGraph(request, separateUses, layersWithInputLayout(request, layers), faults);
+}
+
+/**
+ * Compiles model, plan and mesh into the program that every rank runs.
+ * @throws InvalidArgumentError with all faults of model, plan and sizes, each with its field path.
+ */
+export function compile(request: CompileRequest): CompileResult {
+  const faults: Fault[] = [];
+  checkBatch(request, faults);
+  const training = faults.length > 0 ? trace(withDividingBatch(request), faults) : trace(request, faults);
+  if (training === undefined) throw new InvalidArgumentError(faults);
+  const pins = pinAxes(request, training, faults);
+  if (faults.length > 0) throw new InvalidArgumentError(faults);
+  const chosen = chooseOnAllAxes(training, request.mesh, pins, request.exchangeFactors ?? true);
+  const lowered = lower(training, request.mesh, chosen);
+  return { program: emitProgram(request, training, lowered), notes: [] };
+}
+
+function batchParts(request: CompileRequest): number {
+  return request.axes.reduce((n, role, a) => (role.splitsBatch ? n * axisSize(request.mesh, a) : n), request.microbatches);
+}
+
+function checkBatch(request: CompileRequest, faults: Fault[]): void {
+  const parts = batchParts(request);
+  if (request.batchSize % parts === 0) return;
+  const split = request.axes
+    .map((role, a) => ({ role, axis: request.mesh.axes[a] }))
+    .filter(({ role }) => role.splitsBatch)
+    .map(({ axis }) => `${axis?.name}=${axis?.size}`)
+    .join(", ");
+  const below = Math.floor(request.batchSize / parts) * parts;
+  faults.push({
+    path: "data.batchSize",
+    message: `${request.batchSize} rows are not divisible by ${split === "" ? "" : `${split} x `}gradientAccumulation=${request.microbatches}; use ${below > 0 ? `${below} or ` : ""}${below + parts}`,
+  });
+}
+
+/** The same job with a batch that divides, so that faults of plan and shapes are found as well. */
+function withDividingBatch(request: CompileRequest): CompileRequest {
+  return { ...request, batchSize: batchParts(request) };
+}

@@ -106,6 +106,7 @@ const linearDw: OpDefinition = {
     ];
   },
   flops: ([dy], dw) => matmulFlops(dw.shape, rowCount(dy?.shape ?? [0])),
+  weightGradient: true,
   reference(call) {
     const dw = outputOf(call);
     forEachWeightGradient(call, (o, i, I, gradient) => {

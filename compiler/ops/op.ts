@@ -63,10 +63,12 @@ export interface OpDefinition {
   strategies(inputs: readonly ValueType[], output: ValueType, attrs: Attrs): readonly StrategyRow[];
   /** Floating-point operations of one call on operands of these (local) types. */
   flops(inputs: readonly ValueType[], output: ValueType): number;
+  /** Inputs 0 and 1 are the factors of a weight's gradient, which an update may take up without forming it. */
+  readonly weightGradient?: true;
   /** Index of the input whose bytes the output takes over (in-place update), if any. */
   readonly inPlace?: number;
   /** Further inputs written in place (optimizer moments). */
-  readonly alsoWrites?: readonly number[];
+  alsoWrites?(attrs: Attrs): readonly number[];
   /** Plain loops, sums in float64. */
   reference(call: ReferenceCall): void;
 }

@@ -15,7 +15,7 @@ const adamw: OpDefinition = {
   strategies: (inputs, w) => updateRows(inputs.length, 4, w),
   flops: (_inputs, w) => 15 * elements(w.shape),
   inPlace: 0,
-  alsoWrites: [2, 3],
+  alsoWrites: () => [2, 3],
   reference(call) {
     const factor = factorOf(call, 4);
     const g = inputOf(call, 1);
@@ -30,7 +30,7 @@ const adamwFromFactors: OpDefinition = {
   strategies: () => [],
   flops: ([dy], w) => (15 + 2 * (elements(dy?.shape ?? []) / (w.shape[0] ?? 1))) * elements(w.shape),
   inPlace: 2,
-  alsoWrites: [3, 4],
+  alsoWrites: () => [3, 4],
   reference(call) {
     const factor = factorOf(call, 5);
     forEachWeightGradient(call, (o, i, I, gradient) => adamwElement(call, o * I + i, gradient * factor));
@@ -44,7 +44,7 @@ const sgd: OpDefinition = {
   strategies: (inputs, w, attrs) => updateRows(inputs.length, 2 + attr(attrs, "hasMomentum"), w),
   flops: (_inputs, w) => 4 * elements(w.shape),
   inPlace: 0,
-  alsoWrites: [2],
+  alsoWrites: (attrs) => (attr(attrs, "hasMomentum") === 1 ? [2] : []),
   reference(call) {
     const factor = factorOf(call, 2 + attr(call.attrs, "hasMomentum"));
     const g = inputOf(call, 1);
@@ -58,7 +58,7 @@ const sgdFromFactors: OpDefinition = {
   strategies: () => [],
   flops: ([dy], w) => (4 + 2 * (elements(dy?.shape ?? []) / (w.shape[0] ?? 1))) * elements(w.shape),
   inPlace: 2,
-  alsoWrites: [3],
+  alsoWrites: (attrs) => (attr(attrs, "hasMomentum") === 1 ? [3] : []),
   reference(call) {
     const factor = factorOf(call, 3 + attr(call.attrs, "hasMomentum"));
     forEachWeightGradient(call, (o, i, I, gradient) => sgdElement(call, o * I + i, gradient * factor));

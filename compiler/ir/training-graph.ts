@@ -1,0 +1,246 @@
+import { differentiate, type Gradients } from "../autodiff/differentiate.ts";
+import type { CompileRequest } from "../compile.ts";
+import { elements, show } from "../ops/shapes.ts";
+import { hasOp, opDefinition } from "../ops/index.ts";
+import type { Fault } from "../../shared/errors.ts";
+import { InternalError, InvalidArgumentError } from "../../shared/errors.ts";
+import { didYouMean } from "../../shared/nearest.ts";
+import { Graph } from "./graph.ts";
+
+/** A parameter of the training graph and everything that belongs to it. */
+export interface TrainedParameter {
+  readonly name: string;
+  readonly leaf: number;
+  /** Copies that the forward and the backward pass read; the leaf itself where the parameter is stored as it computes. */
+  readonly forwardUse: number;
+  readonly backwardUse: number;
+  /** Final gradient, or undefined for a parameter that the loss does not depend on. */
+  readonly gradient: number | undefined;
+  readonly moment1: number | undefined;
+  readonly moment2: number | undefined;
+  /** The updated parameter. */
+  readonly updated: number | undefined;
+}
+
+/** A linear layer as plans see it: its product and, when it has a bias, the value after it; one pair per call. */
+export interface LinearLayer {
+  readonly path: string;
+  readonly weight: number;
+  readonly bias: number | undefined;
+  readonly calls: readonly { readonly input: number; readonly product: number; readonly output: number }[];
+}
+
+/** Forward, backward and update of one optimizer step in global shapes; nothing is placed yet. */
+export interface TrainingGraph {
+  readonly graph: Graph;
+  readonly inputs: readonly { readonly name: string; readonly leaf: number }[];
+  readonly parameters: readonly TrainedParameter[];
+  readonly layers: readonly LinearLayer[];
+  readonly gradients: Gradients;
+  /** Scalar loss over the global batch. */
+  readonly loss: number;
+  /** Float64 norm of the gradient, when the job needs it. */
+  readonly gradNorm: number | undefined;
+  /** Squared norms per parameter, summed partial by partial before one reduction. */
+  readonly squares: readonly number[];
+  /** Layer inputs that a style wants in a layout of its own: input copy to (layer path). */
+  readonly inputCopies: ReadonlyMap<number, string>;
+  /** Leaf or use of a parameter, to the parameter's index. */
+  readonly parameterOf: ReadonlyMap<number, number>;
+}
+
+/**
+ * Builds the step. `separateUses` makes a copy of every parameter for each phase, so that a parameter stored in shards
+ * is gathered once per phase; `copiedInputs` names layers whose input gets a copy to be pinned.
+ * Faults of the model itself (unknown op, shapes that do not fit) are added to `faults`; undefined is returned then.
+ */
+export function buildTrainingGraph(
+  request: CompileRequest,
+  separateUses: boolean,
+  copiedInputs: ReadonlySet<string>,
+  faults: Fault[],
+): TrainingGraph | undefined {
+  const graph = new Graph();
+  const { microbatches } = request;
+  const inputs: { name: string; leaf: number }[] = [];
+  const addInput = (name: string, dims: readonly number[], dtype: "float32" | "int32"): number => {
+    const leaf = graph.leaf(
+      { kind: "input", index: inputs.length },
+      { shape: [request.batchSize, ...dims], dtype },
+      name,
+    );
+    inputs.push({ name, leaf });
+    return microbatches === 1 ? leaf : graph.add("takeRows", [leaf], { parts: microbatches }, name);
+  };
+
+  const values: number[] = request.graph.inputs.map((i) => addInput(i.name, i.dims, i.dtype));
+  const leaves = request.graph.parameters.map((p, index) =>
+    graph.leaf({ kind: "parameter", index }, { shape: p.dims, dtype: "float32" }, p.name),
+  );
+  const copy = (leaf: number): number =>
+    separateUses ? graph.add("identity", [leaf], {}, graph.node(leaf).layer) : leaf;
+  const forwardUses = leaves.map(copy);
+  values.push(...forwardUses);
+
+  const inputCopies = new Map<number, string>();
+  const calls = new Map<string, { input: number; product: number; output: number; weight: number; bias?: number }[]>();
+  for (const [index, node] of request.graph.nodes.entries()) {
+    const operands = node.inputs.map((v) => values[v] ?? -1);
+    const where = `${node.layer === "" ? "model" : `layer "${node.layer}"`}, op ${node.op}`;
+    if (!hasOp(node.op) || opDefinition(node.op).gradient === undefined) {
+      faults.push({ path: `model.graph.nodes[${index}]`, message: `${where}: not an op that models may use${didYouMean(node.op, modelOps)}` });
+      return undefined;
+    }
+    try {
+      if (node.op === "linear" && copiedInputs.has(node.layer) && operands[0] !== undefined) {
+        operands[0] = graph.add("identity", [operands[0]], {}, node.layer);
+        inputCopies.set(operands[0], node.layer);
+      }
+      const value = graph.add(node.op, operands, node.attrs, node.layer);
+      values.push(value);
+      recordLayer(node.op, node.layer, operands, value);
+    } catch (error) {
+      if (!(error instanceof InvalidArgumentError)) throw error;
+      faults.push({ path: "model", message: `${where}: ${error.message}` });
+      return undefined;
+    }
+  }
+
+  const output = values[request.graph.output];
+  if (output === undefined) throw new InternalError(`graph output ${request.graph.output} does not exist`);
+  const partLoss = addLoss(output);
+  const needsGradient = reachedFrom(graph, new Set(forwardUses));
+  if (!needsGradient.has(partLoss)) {
+    faults.push({ path: "model", message: "the loss depends on no parameter, so there is nothing to train" });
+    return undefined;
+  }
+
+  const backwardUses = new Map<number, number>();
+  const roots = new Map<number, number>();
+  forwardUses.forEach((use, p) => {
+    const leaf = leaves[p];
+    if (leaf !== undefined && use !== leaf) roots.set(use, leaf);
+  });
+  const gradients = differentiate(graph, partLoss, needsGradient, roots, (value) => {
+    const leaf = roots.get(value);
+    if (leaf === undefined) return value;
+    const known = backwardUses.get(value);
+    if (known !== undefined) return known;
+    const use = copy(leaf);
+    backwardUses.set(value, use);
+    return use;
+  });
+  const loss = total(partLoss, "loss");
+
+  const finals = leaves.map((leaf) => {
+    const gradient = gradients.accumulated.get(leaf);
+    return gradient === undefined ? undefined : total(gradient, graph.node(leaf).layer);
+  });
+  graph.phase = "optimizer";
+  const squares: number[] = [];
+  let gradNorm: number | undefined;
+  if (request.clipGradNorm > 0 || request.reportGradNorm) {
+    for (const gradient of finals) {
+      if (gradient !== undefined) squares.push(graph.add("sumSquares", [gradient], {}, graph.node(gradient).layer));
+    }
+    gradNorm = graph.add("sqrt", [graph.add("addN", squares, {}, "gradNorm")], {}, "gradNorm");
+  }
+  const factor =
+    request.clipGradNorm > 0 && gradNorm !== undefined
+      ? graph.add("clipFactor", [gradNorm], { maxNorm: request.clipGradNorm }, "clip")
+      : undefined;
+
+  const parameters = leaves.map((leaf, p): TrainedParameter => {
+    const name = graph.node(leaf).layer;
+    const forwardUse = forwardUses[p] ?? leaf;
+    const backwardUse = backwardUses.get(forwardUse) ?? leaf;
+    return { name, leaf, forwardUse, backwardUse, ...update(leaf, p, finals[p]) };
+  });
+
+  const parameterOf = new Map<number, number>();
+  parameters.forEach(({ leaf, forwardUse, backwardUse }, p) => {
+    for (const value of [leaf, forwardUse, backwardUse]) parameterOf.set(value, p);
+  });
+  const layers = [...calls].map(([path, list]): LinearLayer => ({
+    path,
+    weight: list[0]?.weight ?? -1,
+    bias: list[0]?.bias,
+    calls: list,
+  }));
+  return { graph, inputs, parameters, layers, gradients, loss, gradNorm, squares, inputCopies, parameterOf };
+
+  function recordLayer(op: string, layer: string, operands: readonly number[], value: number): void {
+    const [input = -1, parameter = -1] = operands;
+    const list = calls.get(layer) ?? [];
+    if (op === "linear") {
+      list.push({ input, product: value, output: value, weight: parameter });
+      calls.set(layer, list);
+    } else if (op === "bias") {
+      const call = list.find((c) => c.product === input);
+      if (call !== undefined) {
+        call.output = value;
+        call.bias = parameter;
+      }
+    }
+  }
+
+  function addLoss(value: number): number {
+    const { shape } = graph.node(value).type;
+    const count = elements(shape) * microbatches;
+    switch (request.loss) {
+      case "sum":
+        return graph.add("sum", [value], {}, "loss");
+      case "mean":
+        return graph.add("mean", [value], { count }, "loss");
+      case "mse":
+        return graph.add("mseLoss", [value, addInput("y", shape.slice(1), "float32")], { count }, "loss");
+    }
+  }
+
+  /** Sum over the microbatches; read by the epilogue, so that it is reduced once a step. */
+  function total(value: number, layer: string): number {
+    if (microbatches === 1) return value;
+    graph.phase = "backward";
+    const sum = graph.add("accumulate", [value], {}, layer);
+    graph.phase = "optimizer";
+    return graph.add("identity", [sum], {}, layer);
+  }
+
+  function update(leaf: number, index: number, gradient: number | undefined): Pick<TrainedParameter, "gradient" | "moment1" | "moment2" | "updated"> {
+    if (gradient === undefined) {
+      return { gradient, moment1: undefined, moment2: undefined, updated: undefined };
+    }
+    const { type, layer } = graph.node(leaf);
+    const extra = factor === undefined ? [] : [factor];
+    const hasFactor = factor === undefined ? 0 : 1;
+    if (request.optimizer.kind === "adamw") {
+      const moment1 = graph.leaf({ kind: "moment1", index }, type, layer);
+      const moment2 = graph.leaf({ kind: "moment2", index }, type, layer);
+      const updated = graph.add("adamw", [leaf, gradient, moment1, moment2, ...extra], { hasFactor }, layer);
+      return { gradient, moment1, moment2, updated };
+    }
+    const hasMomentum = request.optimizer.momentum > 0 ? 1 : 0;
+    const moment1 = hasMomentum === 1 ? graph.leaf({ kind: "moment1", index }, type, layer) : undefined;
+    const state = moment1 === undefined ? [] : [moment1];
+    const updated = graph.add("sgd", [leaf, gradient, ...state, ...extra], { hasMomentum, hasFactor }, layer);
+    return { gradient, moment1, moment2: undefined, updated };
+  }
+}
+
+/** Ops that a traced model may hold. */
+export const modelOps: readonly string[] = [
+  "linear", "bias", "silu", "relu", "gelu", "tanh", "sigmoid", "mul", "add", "sub", "scale", "identity",
+];
+
+/** All values that depend on one of `sources`, sources included. */
+function reachedFrom(graph: Graph, sources: ReadonlySet<number>): Set<number> {
+  const reached = new Set(sources);
+  for (const node of graph.nodes) {
+    if (node.inputs.some((i) => reached.has(i))) reached.add(node.id);
+  }
+  return reached;
+}
+
+export function describeShape(graph: Graph, value: number): string {
+  return show(graph.node(value).type.shape);
+}

@@ -1,0 +1,212 @@
+import type { TrainingGraph } from "../ir/training-graph.ts";
+import type { Attrs } from "../ops/op.ts";
+import { opDefinition } from "../ops/registry.ts";
+import { elements } from "../ops/shapes.ts";
+import { InternalError } from "../../shared/errors.ts";
+import { axisSize, type Mesh } from "../../shared/mesh/mesh.ts";
+import { isShard, type Layout, localShape, type Placement, shardDim } from "../../shared/mesh/placement.ts";
+import { type DType, dtypeBytes, type Phase } from "../../shared/program/program.ts";
+import type { Choice } from "../spmd/choose.ts";
+import { bytesMoved, type Move, movesBetween } from "../spmd/redistribute.ts";
+import type { RankValue } from "./rank-graph.ts";
+
+/** A rank's values, and where the training graph's values went. */
+export interface Lowered {
+  readonly values: RankValue[];
+  /** Training-graph value to the rank value that holds it in its canonical layout. */
+  readonly canonical: ReadonlyMap<number, number>;
+}
+
+/**
+ * Turns placements into one rank's values: local ops, with slices, masks and collectives where an op wants a value
+ * in another layout than the one it has. Copies are kept per joint layout and used again.
+ */
+export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (readonly Choice[])[]): Lowered {
+  const { graph } = training;
+  const values: RankValue[] = [];
+  const canonical = new Map<number, number>();
+  /** Training-graph value to its copies by layout. */
+  const copies = new Map<number, Map<string, number>>();
+  const updatedOf = new Map(training.parameters.map((p) => [p.updated ?? -1, p.leaf]));
+
+  for (const node of graph.nodes) {
+    const wanted = layoutOf(node.id, (choice) => choice.canonical);
+    if (node.leaf !== undefined) {
+      const id = push({ kind: "leaf", op: "", inputs: [], attrs: {}, origin: node.id, layout: wanted, phase: "forward" });
+      settle(node.id, id);
+      continue;
+    }
+    const output = layoutOf(node.id, (choice) => choice.output);
+    const before = node.op === "addN" ? lowerSum(node.id, output) : lowerOp(node.id, output);
+    settle(node.id, redistribute(node.id, before, wanted, node.phase, updatedOf.get(node.id)));
+  }
+  return { values, canonical };
+
+  function lowerOp(id: number, output: Layout): number {
+    const node = graph.node(id);
+    const inputs = node.inputs.map((input, k) =>
+      copyIn(input, layoutOf(id, (choice) => choice.inputs[k] ?? "R"), node.phase),
+    );
+    const [only] = inputs;
+    if (node.op === "identity" && only !== undefined) return only;
+    return push({ kind: "compute", op: node.op, inputs, attrs: node.attrs, origin: id, layout: output, phase: node.phase });
+  }
+
+  /** Adds the operands of one layout first, so that each layout's sum moves once; then the sums in order. */
+  function lowerSum(id: number, output: Layout): number {
+    const node = graph.node(id);
+    const groups = new Map<string, number[]>();
+    for (const input of node.inputs) {
+      const value = canonicalOf(input);
+      const key = key_(valueOf(value).layout);
+      groups.set(key, [...(groups.get(key) ?? []), value]);
+    }
+    const sums = [...groups.values()].map((group) => {
+      const sum = addAll(id, group, valueOf(group[0] ?? -1).layout, node.phase);
+      return redistribute(id, sum, output, node.phase, undefined);
+    });
+    return addAll(id, sums, output, node.phase);
+  }
+
+  function addAll(origin: number, inputs: readonly number[], layout: Layout, phase: Phase): number {
+    const [only] = inputs;
+    if (inputs.length === 1 && only !== undefined) return only;
+    return push({ kind: "compute", op: "addN", inputs, attrs: {}, origin, layout, phase });
+  }
+
+  /** The value in the wanted layout, from whichever copy is nearest. */
+  function copyIn(id: number, wanted: Layout, phase: Phase): number {
+    const known = copies.get(id);
+    if (known === undefined) throw new InternalError(`%${id} is used before it is lowered`);
+    const exact = known.get(key_(wanted));
+    if (exact !== undefined) return exact;
+    const { type } = graph.node(id);
+    const globalBytes = elements(type.shape) * dtypeBytes(type.dtype);
+    let best: number | undefined;
+    let bestBytes = Number.POSITIVE_INFINITY;
+    for (const copy of known.values()) {
+      const { layout } = valueOf(copy);
+      // What other moves may start from: a value that ranks hold summands of only ends in its canonical layout.
+      if (layout.includes("P") && copy !== canonical.get(id)) continue;
+      const bytes = bytesMoved(layout, movesBetween(layout, wanted), (axis) => axisSize(mesh, axis), globalBytes);
+      if (bytes < bestBytes) [best, bestBytes] = [copy, bytes];
+    }
+    if (best === undefined) throw new InternalError(`%${id} has no copy to move`);
+    const moved = redistribute(id, best, wanted, phase, undefined);
+    known.set(key_(wanted), moved);
+    return moved;
+  }
+
+  function redistribute(origin: number, from: number, wanted: Layout, phase: Phase, replaces: number | undefined): number {
+    let current = from;
+    const moves = movesBetween(valueOf(from).layout, wanted);
+    for (let i = 0; i < moves.length; ) {
+      const first = moves[i];
+      if (first === undefined) break;
+      // Neighbouring all-reduces are one, over the ranks of all their axes.
+      let count = 1;
+      while (first.kind === "allReduce" && moves[i + count]?.kind === "allReduce") count++;
+      const last = i + count === moves.length;
+      current = applyMoves(origin, current, moves.slice(i, i + count), phase, last ? replaces : undefined);
+      if (!last) copies.get(origin)?.set(key_(valueOf(current).layout), current);
+      i += count;
+    }
+    if (moves.length === 0 && replaces !== undefined) values[current] = { ...valueOf(current), replaces };
+    return current;
+  }
+
+  function applyMoves(origin: number, from: number, moves: readonly Move[], phase: Phase, replaces: number | undefined): number {
+    const [move] = moves;
+    if (move === undefined) throw new InternalError("a move of nothing");
+    const source = valueOf(from);
+    const layout = [...source.layout];
+    for (const m of moves) layout[m.axis] = m.to;
+    const dim = shardDim(isShard(move.to) ? move.to : move.from);
+    if (move.kind === "slice" || move.kind === "mask") {
+      const attrs: Attrs = move.kind === "slice" ? { axis: move.axis, dim } : { axis: move.axis };
+      return push({ kind: "compute", op: move.kind, inputs: [from], attrs, origin, layout, phase });
+    }
+    const outer = move.kind === "allReduce" ? 1 : elements(source.shape.slice(0, dim));
+    // The chunk is what one rank has of the gathered tensor's row: the smaller of the two sides.
+    const chunkElements =
+      move.kind === "allReduce"
+        ? elements(source.shape)
+        : elements(source.shape.slice(dim)) / (move.kind === "reduceScatter" ? axisSize(mesh, move.axis) : 1);
+    return push({
+      kind: "collective",
+      op: "",
+      inputs: [from],
+      attrs: {},
+      origin,
+      layout,
+      phase,
+      replaces,
+      collective: {
+        op: move.kind,
+        axes: moves.map((m) => m.axis).sort((a, b) => a - b),
+        from: move.from,
+        to: move.to,
+        outer,
+        chunkElements,
+      },
+    });
+  }
+
+  function push(fields: {
+    kind: RankValue["kind"];
+    op: string;
+    inputs: readonly number[];
+    attrs: Attrs;
+    origin: number;
+    layout: Layout;
+    phase: Phase;
+    collective?: RankValue["collective"];
+    replaces?: number | undefined;
+  }): number {
+    const { type } = graph.node(fields.origin);
+    const id = values.length;
+    const dtype: DType = type.dtype;
+    values.push({
+      id,
+      shape: localShape(type.shape, fields.layout, mesh),
+      dtype,
+      collective: undefined,
+      replaces: undefined,
+      ...fields,
+    });
+    return id;
+  }
+
+  function settle(id: number, value: number): void {
+    canonical.set(id, value);
+    const known = copies.get(id) ?? new Map<string, number>();
+    copies.set(id, known.set(key_(valueOf(value).layout), value));
+  }
+
+  function layoutOf(id: number, pick: (choice: Choice) => Placement): Layout {
+    return chosen.map((choices) => {
+      const choice = choices[id];
+      if (choice === undefined) throw new InternalError(`%${id} has no placement`);
+      return pick(choice);
+    });
+  }
+
+  function canonicalOf(id: number): number {
+    const value = canonical.get(id);
+    if (value === undefined) throw new InternalError(`%${id} is used before it is lowered`);
+    return value;
+  }
+
+  function valueOf(id: number): RankValue {
+    const value = values[id];
+    if (value === undefined) throw new InternalError(`no rank value ${id}`);
+    return value;
+  }
+}
+
+const key_ = (layout: Layout): string => layout.join(",");
+
+/** Whether an op of the registry writes one of its inputs. */
+export function writesInPlace(value: RankValue): boolean {
+  return value.kind === "compute" && opDefinition(value.op).inPlace !== undefined;
+}

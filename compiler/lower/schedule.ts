@@ -1,0 +1,179 @@
+import { opDefinition } from "../ops/registry.ts";
+import { InternalError } from "../../shared/errors.ts";
+import type { RankValue } from "./rank-graph.ts";
+
+/** One entry of the final order. A collective has a start and a wait; everything else runs at once. */
+export interface ScheduledStep {
+  readonly kind: "compute" | "start" | "wait";
+  readonly value: number;
+}
+
+export interface Schedule {
+  readonly body: readonly ScheduledStep[];
+  readonly epilogue: readonly ScheduledStep[];
+}
+
+/**
+ * Orders a rank's values. Updates run as soon as their gradient is known and every reader of the old weight is done:
+ * factors are freed early and fill the wait for a reduction. A collective starts right after its input is made and is
+ * waited for right before its first reader. Gathers of stored parameters start one gather ahead, so that no more than two
+ * gathered parameters lie in memory beyond their use. The order is a function of the program alone, the same on all ranks.
+ *
+ * With `separateEpilogue` (several microbatches), values of the optimizer phase form the epilogue.
+ */
+export function schedule(
+  values: readonly RankValue[],
+  live: ReadonlySet<number>,
+  storageOf: (id: number) => number,
+  isParameter: (id: number) => boolean,
+  separateEpilogue: boolean,
+): Schedule {
+  const order = topologicalOrder(values, live, storageOf);
+  const inEpilogue = (value: RankValue): boolean => separateEpilogue && value.phase === "optimizer";
+  const sections = separateEpilogue
+    ? [order.filter((v) => !inEpilogue(v)), order.filter(inEpilogue)]
+    : [order, []];
+  const [body = [], epilogue = []] = sections.map((section) => placeCollectives(section, values, storageOf, isParameter));
+  return { body, epilogue };
+}
+
+/** Stable topological order in which optimizer values come as early as their inputs and the old weight's readers allow. */
+function topologicalOrder(values: readonly RankValue[], live: ReadonlySet<number>, storageOf: (id: number) => number): RankValue[] {
+  const listed = values.filter((v) => live.has(v.id) && v.kind !== "leaf" && v.kind !== "scratch");
+  const waitsFor = new Map<number, Set<number>>();
+  const readersOf = new Map<number, number[]>();
+  for (const value of listed) {
+    const needs = new Set(value.inputs.filter((i) => values[i]?.kind !== "leaf" && values[i]?.kind !== "scratch"));
+    waitsFor.set(value.id, needs);
+    for (const input of value.inputs) {
+      const storage = storageOf(input);
+      readersOf.set(storage, [...(readersOf.get(storage) ?? []), value.id]);
+    }
+  }
+  for (const value of listed) {
+    const written = writtenStorage(value, storageOf);
+    for (const storage of written) {
+      for (const reader of readersOf.get(storage) ?? []) {
+        // Later stages of the same update read what it wrote; everyone else reads the old value first.
+        if (reader !== value.id && !dependsOn(values, reader, value.id)) waitsFor.get(value.id)?.add(reader);
+      }
+    }
+  }
+
+  const done = new Set<number>();
+  const result: RankValue[] = [];
+  const updates = listed.filter((v) => v.phase === "optimizer");
+  const others = listed.filter((v) => v.phase !== "optimizer");
+  const ready = (value: RankValue): boolean => [...(waitsFor.get(value.id) ?? [])].every((id) => done.has(id));
+  const emit = (value: RankValue): void => {
+    done.add(value.id);
+    result.push(value);
+  };
+  let pending = updates;
+  const emitUpdates = (): void => {
+    for (let progress = true; progress; ) {
+      progress = false;
+      const blocked: RankValue[] = [];
+      for (const value of pending) {
+        if (ready(value)) {
+          emit(value);
+          progress = true;
+        } else blocked.push(value);
+      }
+      pending = blocked;
+    }
+  };
+  emitUpdates();
+  others.forEach((value, index) => {
+    if (!ready(value)) throw new InternalError(`schedule: value ${value.id} comes before its inputs`);
+    emit(value);
+    // A collective of the value just made starts first; updates then fill the wait.
+    if (others[index + 1]?.kind !== "collective") emitUpdates();
+  });
+  if (pending.length > 0) throw new InternalError(`schedule: ${pending.length} updates wait for each other`);
+  return result;
+}
+
+/** Storages that a value overwrites: in-place operands, and the leaf it replaces. */
+function writtenStorage(value: RankValue, storageOf: (id: number) => number): number[] {
+  const written: number[] = [];
+  if (value.replaces !== undefined) written.push(storageOf(value.replaces));
+  if (value.kind === "compute") {
+    const { inPlace, alsoWrites } = opDefinition(value.op);
+    for (const index of inPlace === undefined ? [] : [inPlace, ...(alsoWrites?.(value.attrs) ?? [])]) {
+      const input = value.inputs[index];
+      if (input !== undefined) written.push(storageOf(input));
+    }
+  }
+  return [...new Set(written)];
+}
+
+function dependsOn(values: readonly RankValue[], id: number, on: number): boolean {
+  if (id <= on) return false;
+  const value = values[id];
+  return value !== undefined && value.inputs.some((i) => i === on || dependsOn(values, i, on));
+}
+
+function placeCollectives(
+  order: readonly RankValue[],
+  values: readonly RankValue[],
+  storageOf: (id: number) => number,
+  isParameter: (id: number) => boolean,
+): ScheduledStep[] {
+  const steps: ScheduledStep[] = [];
+  const position = new Map(order.map((v, index) => [v.id, index]));
+  const firstReader = new Map<number, number>();
+  order.forEach((value, index) => {
+    for (const input of value.inputs) if (!firstReader.has(input)) firstReader.set(input, index);
+  });
+  const started = new Set<number>();
+  const inFlight = new Set<number>();
+
+  const start = (id: number): void => {
+    if (started.has(id)) return;
+    const value = values[id];
+    if (value === undefined) throw new InternalError(`no value ${id}`);
+    started.add(id);
+    for (const input of value.inputs) wait(input);
+    waitForReadersOf(writtenStorage(value, storageOf), id);
+    inFlight.add(id);
+    steps.push({ kind: "start", value: id });
+  };
+  const wait = (id: number): void => {
+    if (values[id]?.kind !== "collective" || !position.has(id)) return;
+    start(id);
+    if (inFlight.delete(id)) steps.push({ kind: "wait", value: id });
+  };
+  /** A collective may read its input until its wait: nobody overwrites it before. */
+  const waitForReadersOf = (storages: readonly number[], except: number): void => {
+    for (const id of [...inFlight]) {
+      const reads = values[id]?.inputs.some((input) => storages.includes(storageOf(input)));
+      if (id !== except && reads === true) wait(id);
+    }
+  };
+
+  const startsBefore = new Map<number, number[]>();
+  let previousGather: number | undefined;
+  for (const value of order) {
+    if (value.kind !== "collective" || (value.inputs[0] !== undefined && position.has(value.inputs[0]))) continue;
+    // The input is there from the beginning. Gathers of parameters wait until the reader of the gather before begins.
+    let index = 0;
+    if (isParameter(value.inputs[0] ?? -1)) {
+      index = firstReader.get(previousGather ?? value.id) ?? 0;
+      previousGather = value.id;
+    }
+    startsBefore.set(index, [...(startsBefore.get(index) ?? []), value.id]);
+  }
+  order.forEach((value, index) => {
+    for (const id of startsBefore.get(index) ?? []) start(id);
+    if (value.kind === "collective") {
+      if (value.inputs.every((input) => position.has(input))) start(value.id);
+      return;
+    }
+    for (const input of value.inputs) wait(input);
+    waitForReadersOf(writtenStorage(value, storageOf), value.id);
+    steps.push({ kind: "compute", value: value.id });
+  });
+  for (const value of order) if (value.kind === "collective") wait(value.id);
+  return steps;
+}

@@ -1,0 +1,83 @@
+import { InternalError } from "../../shared/errors.ts";
+import { isShard, type Layout, type Placement, shardDim } from "../../shared/mesh/placement.ts";
+
+/** One move on one axis. `all-to-all` does not occur: it is a gather and a slice. */
+export interface Move {
+  readonly kind: "slice" | "mask" | "reduceScatter" | "allReduce" | "allGather";
+  readonly axis: number;
+  readonly from: Placement;
+  readonly to: Placement;
+}
+
+/**
+ * Moves that turn one layout into another, smallest payloads first: slices, then reduce-scatters, all-reduces, gathers.
+ *
+ * Where two axes split one dim, the later axis is the outer split: it can be split or gathered only while no
+ * earlier axis splits that dim, so an earlier split in the way is gathered first and cut again afterwards.
+ */
+export function movesBetween(from: Layout, to: Layout): Move[] {
+  const current = [...from];
+  const moves: Move[] = [];
+  const at = (axis: number): Placement => current[axis] ?? "R";
+  const wanted = (axis: number): Placement => to[axis] ?? "R";
+  const apply = (move: Move): void => {
+    moves.push(move);
+    current[move.axis] = move.to;
+  };
+  const innerSplit = (axis: number, dim: number): number =>
+    current.findIndex((p, inner) => inner < axis && shardDim(p) === dim);
+
+  const candidate = (axis: number): Move | undefined => {
+    const [now, target] = [at(axis), wanted(axis)];
+    if (now === target) return undefined;
+    if (now === "R" && target === "P") return { kind: "mask", axis, from: now, to: target };
+    if (now === "R") return { kind: "slice", axis, from: now, to: target };
+    if (now === "P") return { kind: target === "R" ? "allReduce" : "reduceScatter", axis, from: now, to: target };
+    return { kind: "allGather", axis, from: now, to: "R" };
+  };
+  const order: readonly Move["kind"][] = ["slice", "mask", "reduceScatter", "allReduce", "allGather"];
+
+  for (let guard = 0; guard <= 4 * from.length; guard++) {
+    const open = current.map((_, axis) => candidate(axis)).filter((m) => m !== undefined);
+    if (open.length === 0) return moves;
+    const blockedBy = (move: Move): number => {
+      const dim = shardDim(isShard(move.to) ? move.to : move.from);
+      return dim < 0 ? -1 : innerSplit(move.axis, dim);
+    };
+    // An outer cut of a dim comes before the inner one.
+    const legal = open.filter((m) => blockedBy(m) < 0 && !cutsBeforeOuter(m));
+    const next = order.flatMap((kind) => legal.filter((m) => m.kind === kind))[0];
+    if (next !== undefined) {
+      apply(next);
+      continue;
+    }
+    const blocked = open.find((m) => blockedBy(m) >= 0);
+    if (blocked === undefined) break;
+    const axis = blockedBy(blocked);
+    apply({ kind: "allGather", axis, from: at(axis), to: "R" });
+  }
+  throw new InternalError(`no way from (${from.join(", ")}) to (${to.join(", ")})`);
+
+  /** Whether cutting along this dim now would get in the way of a later axis that still has to cut it. */
+  function cutsBeforeOuter(move: Move): boolean {
+    const dim = shardDim(move.to);
+    if (dim < 0) return false;
+    return current.some((now, outer) => outer > move.axis && shardDim(wanted(outer)) === dim && now !== wanted(outer));
+  }
+}
+
+/** Price of the moves in bytes received or sent, for picking the best copy to start from: `bytesOf(layout)` is a rank's part. */
+export function bytesMoved(from: Layout, moves: readonly Move[], size: (axis: number) => number, globalBytes: number): number {
+  const current = [...from];
+  let total = 0;
+  for (const move of moves) {
+    const local = globalBytes / current.reduce((parts, p, axis) => parts * (isShard(p) ? size(axis) : 1), 1);
+    const n = size(move.axis);
+    if (move.kind === "allGather") total += local * (n - 1);
+    else if (move.kind === "allReduce") total += (2 * local * (n - 1)) / n;
+    else if (move.kind === "reduceScatter") total += (local * (n - 1)) / n;
+    else total += 1;
+    current[move.axis] = move.to;
+  }
+  return total;
+}
