@@ -1,0 +1,155 @@
+import { parentPort, workerData } from "node:worker_threads";
+import { InternalError } from "../../shared/errors.ts";
+import type { Program } from "../../shared/program/program.ts";
+import type { Backend, LoadedProgram } from "../backend/backend.ts";
+import { loadBackend } from "./backend-loader.ts";
+import { BatchRing } from "./batch-ring.ts";
+import { ComputeAborted, ControlBlock } from "./control-block.ts";
+import type {
+  CollectiveAddresses,
+  ComputeReply,
+  ComputeRequest,
+  ComputeStart,
+  MemoryReport,
+} from "./messages.ts";
+import { toPlainError } from "./plain-error.ts";
+import { runSteps, StepError } from "./step-loop.ts";
+
+/**
+ * The thread that holds the backend and the arena of one assignment. It answers requests one at a time; whatever
+ * goes wrong is told to the main thread, and the thread lives on until it is told to dispose, so that memory is
+ * always given back by those who took it.
+ */
+class ComputeThread {
+  readonly #start: ComputeStart;
+  readonly #reply: (message: ComputeReply, transfer?: readonly ArrayBuffer[]) => void;
+  readonly #control: ControlBlock;
+  readonly #batches: BatchRing;
+  #backend: Backend | undefined;
+  #loaded: LoadedProgram | undefined;
+
+  constructor(
+    start: ComputeStart,
+    reply: (message: ComputeReply, transfer?: readonly ArrayBuffer[]) => void,
+  ) {
+    this.#start = start;
+    this.#reply = reply;
+    this.#control = new ControlBlock(start.control);
+    this.#batches = new BatchRing(start.batches);
+  }
+
+  /** Allocates the arena. */
+  async load(): Promise<void> {
+    try {
+      const backend = await loadBackend(this.#start.backendModule, this.#start.backend);
+      this.#backend = backend;
+      this.#loaded = backend.load(this.#start.program, this.#start.rank);
+      this.#reply({
+        kind: "loaded",
+        device: backend.device,
+        addresses: collectiveAddresses(this.#start.program, this.#loaded),
+        memory: this.#memory(),
+      });
+    } catch (error) {
+      this.#reply({ kind: "failed", error: toPlainError(error) });
+    }
+  }
+
+  /** Returns false after the last request. */
+  handle(request: ComputeRequest): boolean {
+    try {
+      if (request.kind === "dispose") {
+        this.#dispose();
+        return false;
+      }
+      this.#serve(request);
+    } catch (error) {
+      const inStep = error instanceof StepError;
+      const cause = inStep ? error.cause : error;
+      // The main thread raised the flag and knows why.
+      const step = inStep ? error.step : undefined;
+      if (cause instanceof ComputeAborted) this.#reply({ kind: "aborted", step });
+      else this.#reply({ kind: "failed", error: toPlainError(cause, step) });
+    }
+    return true;
+  }
+
+  #serve(request: Exclude<ComputeRequest, { readonly kind: "dispose" }>): void {
+    const loaded = this.#loaded;
+    if (loaded === undefined) throw new InternalError(`${request.kind} before the program was loaded`);
+    switch (request.kind) {
+      case "initialize":
+        for (const index of request.stored) {
+          this.#control.check();
+          const tensor = this.#start.program.stored[index];
+          if (tensor === undefined) throw new InternalError(`the program stores no tensor ${index}`);
+          loaded.initialize(tensor, request.seed);
+        }
+        loaded.synchronize();
+        this.#reply({ kind: "initialized" });
+        return;
+      case "write":
+      case "read": {
+        const { id, slot, offsetBytes, lengthBytes, buffer } = request;
+        const bytes = new Uint8Array(buffer, 0, lengthBytes);
+        if (request.kind === "write") loaded.write(slot, bytes, offsetBytes);
+        else loaded.read(slot, bytes, offsetBytes);
+        this.#reply({ kind: "moved", id, buffer }, [buffer]);
+        return;
+      }
+      case "run":
+        runSteps(
+          {
+            program: this.#start.program,
+            loaded,
+            control: this.#control,
+            batches: this.#batches,
+            silenceMs: this.#start.silenceMs,
+            peakMemoryBytes: () => this.#backend?.memory.peakBytes ?? 0,
+            startCollective: this.#reply,
+            roomForBatches: () => this.#reply({ kind: "roomForBatches" }),
+            onStep: (report) => this.#reply({ kind: "step", report }),
+          },
+          request.steps,
+        );
+        this.#reply({ kind: "finished", memory: this.#memory() });
+        return;
+    }
+  }
+
+  #dispose(): void {
+    try {
+      this.#loaded?.dispose();
+    } finally {
+      this.#loaded = undefined;
+      this.#reply({ kind: "disposed", heldBytes: this.#backend?.memory.currentBytes ?? 0 });
+    }
+  }
+
+  #memory(): MemoryReport {
+    const memory = this.#backend?.memory;
+    return {
+      currentBytes: memory?.currentBytes ?? 0,
+      peakBytes: memory?.peakBytes ?? 0,
+      byKind: { ...memory?.byKind() },
+    };
+  }
+}
+
+function collectiveAddresses(program: Program, loaded: LoadedProgram): CollectiveAddresses {
+  return program.collectives.map(({ inputSlot, outputSlot }) => ({
+    input: loaded.hostAddress(inputSlot),
+    output: loaded.hostAddress(outputSlot),
+  }));
+}
+
+const port = parentPort;
+if (port === null) throw new InternalError("compute-thread.ts runs only as a worker thread");
+const thread = new ComputeThread(workerData as ComputeStart, (message, transfer) =>
+  port.postMessage(message, transfer),
+);
+// Requests that come while the backend loads wait in the port.
+await thread.load();
+port.on("message", (request: ComputeRequest) => {
+  if (!thread.handle(request)) port.close();
+});

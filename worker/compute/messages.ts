@@ -1,0 +1,76 @@
+import type { Program } from "../../shared/program/program.ts";
+import type { BackendChoice } from "./backend-loader.ts";
+
+/** What a compute thread is started with. */
+export interface ComputeStart {
+  /** URL of the module that exports `createBackend`. */
+  readonly backendModule: string;
+  readonly backend: BackendChoice;
+  readonly program: Program;
+  readonly rank: number;
+  readonly control: SharedArrayBuffer;
+  readonly batches: SharedArrayBuffer;
+  /** The main thread counts as dead after this long without a tick. */
+  readonly silenceMs: number;
+}
+
+/** Main thread to compute thread. While `run` is under way the rest waits; the control block reaches it at once. */
+export type ComputeRequest =
+  | { readonly kind: "initialize"; readonly stored: readonly number[]; readonly seed: number }
+  | {
+      readonly kind: "write" | "read";
+      readonly id: number;
+      readonly slot: number;
+      readonly offsetBytes: number;
+      readonly lengthBytes: number;
+      /** Moved there and back: no copy, no garbage. */
+      readonly buffer: ArrayBuffer;
+    }
+  | { readonly kind: "run"; readonly steps: number }
+  | { readonly kind: "dispose" };
+
+/** Compute thread to main thread; a bare number is the index of a collective that was started. */
+export type ComputeReply =
+  | number
+  | { readonly kind: "loaded"; readonly device: string; readonly addresses: CollectiveAddresses; readonly memory: MemoryReport }
+  | { readonly kind: "initialized" }
+  | { readonly kind: "moved"; readonly id: number; readonly buffer: ArrayBuffer }
+  | { readonly kind: "roomForBatches" }
+  | { readonly kind: "step"; readonly report: StepResult }
+  | { readonly kind: "finished"; readonly memory: MemoryReport }
+  /** The abort flag ended the request under way. */
+  | { readonly kind: "aborted"; readonly step: number | undefined }
+  | { readonly kind: "failed"; readonly error: PlainError }
+  | { readonly kind: "disposed"; readonly heldBytes: number };
+
+/** Where the operands of collective i lie in this process. */
+export type CollectiveAddresses = readonly {
+  readonly input: bigint;
+  readonly output: bigint;
+}[];
+
+export interface MemoryReport {
+  readonly currentBytes: number;
+  readonly peakBytes: number;
+  readonly byKind: Readonly<Record<string, number>>;
+}
+
+export interface StepResult {
+  /** 0-based. */
+  readonly step: number;
+  readonly loss: number;
+  readonly gradNorm: number | undefined;
+  /** Wall time from the end of the step before; of the first step, from the start. */
+  readonly seconds: number;
+  readonly batchHash: number;
+  readonly peakMemoryBytes: number;
+}
+
+/** An error as it crosses threads: classes do not. */
+export interface PlainError {
+  /** gRPC status name; undefined for an error that is not ours. */
+  readonly code: string | undefined;
+  readonly message: string;
+  readonly stack: string | undefined;
+  readonly step: number | undefined;
+}

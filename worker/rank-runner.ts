@@ -1,0 +1,310 @@
+import type { Logger } from "pino";
+import {
+  CancelledError,
+  InternalError,
+  PeerError,
+  RankmeshError,
+  ResourceExhaustedError,
+} from "../shared/errors.ts";
+import type { RankServiceClient } from "../shared/rpc/gen/rankmesh/v1/RankService.ts";
+import { statusName } from "../shared/rpc/status.ts";
+import type { Assignment } from "./assignment.ts";
+import { BatchFeed, batchRingBytes } from "./batch-feed.ts";
+import type { BackendChoice } from "./compute/backend-loader.ts";
+import { ComputeProxy } from "./compute/compute-proxy.ts";
+import type { MemoryReport, StepResult } from "./compute/messages.ts";
+import { Deferred } from "./deferred.ts";
+import { loadInitialWeights } from "./initial-weights.ts";
+import type { RankMetrics, WorkerMetrics } from "./metrics.ts";
+import type { OpenRing, Ring } from "./ring.ts";
+
+/** What a rank tells the coordinator. */
+export interface RankReports {
+  ready(): void;
+  step(result: StepResult): void;
+  finished(memory: MemoryReport, rssBytes: number, collectiveBytes: number): void;
+  failed(failure: RankFailure): void;
+  /** Everything that the assignment held is free. */
+  released(): void;
+}
+
+export interface RankFailure {
+  /** gRPC status name. */
+  readonly code: string;
+  readonly message: string;
+  /** The rank at fault, when it is another one. */
+  readonly peer: number | undefined;
+  readonly step: number | undefined;
+}
+
+export interface RankRunnerOptions {
+  readonly assignment: Assignment;
+  readonly backendModule: string;
+  readonly backend: BackendChoice;
+  readonly backendName: string;
+  readonly device: string;
+  readonly memoryLimitBytes: number;
+  /** For bulk streams from the coordinator. */
+  readonly client: RankServiceClient;
+  readonly openRing: OpenRing;
+  readonly metrics: WorkerMetrics;
+  readonly logger: Logger;
+  readonly reports: RankReports;
+  /** Memory cannot be given back any more: the process must end. */
+  readonly onFatal: (error: Error) => void;
+}
+
+/** Peers load their weights at their own pace, but they open their ring first. */
+const CONNECT_MS = 60_000;
+/** A kernel under way ends within this, or the thread is wedged. */
+const TEARDOWN_MS = 60_000;
+
+/**
+ * One assignment from Assign to RankReleased: loads the program into a compute thread, fills its weights, meets
+ * its peers, runs all steps, and keeps the weights readable until it is released. Whatever ends it, and whenever:
+ * all waits return, then everything it held is freed, then it reports so.
+ */
+export class RankRunner {
+  readonly assignment: Assignment;
+  /** Resolves when everything is freed; never rejects. */
+  readonly done: Promise<void>;
+  readonly #options: RankRunnerOptions;
+  readonly #logger: Logger;
+  readonly #metrics: RankMetrics;
+  readonly #aborted = new AbortController();
+  readonly #start = new Deferred<void>();
+  readonly #release = new Deferred<void>();
+  #compute: ComputeProxy | undefined;
+  #ring: Ring | undefined;
+  #feed: BatchFeed | undefined;
+  #finished = false;
+  #silent = false;
+
+  constructor(options: RankRunnerOptions) {
+    this.#options = options;
+    this.assignment = options.assignment;
+    const { jobId, generation, rank } = options.assignment;
+    this.#logger = options.logger.child({ job: jobId, generation, rank });
+    this.#metrics = options.metrics.startRank({
+      jobId,
+      rank,
+      device: options.device,
+      backend: options.backendName,
+    });
+    this.done = this.#run();
+  }
+
+  /** All ranks are ready. */
+  start(): void {
+    this.#start.resolve();
+  }
+
+  /** The weights are no longer needed. */
+  release(): void {
+    if (this.#finished) this.#release.resolve();
+    else this.abort(new CancelledError("released before its last step"));
+  }
+
+  /** Ends the assignment now, without a failure report: the coordinator wants it, or is gone. */
+  abort(cause: Error): void {
+    this.#silent = true;
+    this.#end(cause);
+  }
+
+  /** Ends the assignment now, and reports `cause` as its failure. */
+  fail(cause: Error): void {
+    this.#end(cause);
+  }
+
+  get stepsDone(): number {
+    return this.#compute?.stepsDone ?? 0;
+  }
+
+  /** Ranks whose frames are missing now. */
+  get waitingFor(): number[] {
+    return this.#ring?.waitingFor() ?? [];
+  }
+
+  /** The compute thread once all steps are done and until the release: weights can be read from it. */
+  get finishedCompute(): ComputeProxy | undefined {
+    return this.#finished && !this.#aborted.signal.aborted ? this.#compute : undefined;
+  }
+
+  #end(cause: Error): void {
+    if (this.#aborted.signal.aborted) return;
+    this.#aborted.abort(cause);
+    this.#start.reject(cause);
+    this.#release.reject(cause);
+    this.#ring?.group.abort(cause);
+    this.#compute?.abort(cause);
+  }
+
+  async #run(): Promise<void> {
+    try {
+      // Not in the constructor's turn: whoever makes the runner must hold it before its first report.
+      await Promise.resolve();
+      await this.#work();
+      this.#logger.info("rank released");
+    } catch (error) {
+      this.#reportFailure(error);
+    }
+    const freed = await this.#free();
+    this.#metrics.end();
+    if (freed) this.#options.reports.released();
+  }
+
+  async #work(): Promise<void> {
+    const { assignment, reports } = this.#options;
+    this.#aborted.signal.throwIfAborted();
+    this.#checkMemory();
+    const ring = this.#options.openRing(assignment, {
+      finished: (op, seconds, sent, received) => this.#metrics.collective(op, seconds, sent, received),
+      waited: (peer, seconds) => this.#metrics.waited(peer, seconds),
+    });
+    this.#ring = ring;
+    await Promise.all([this.#prepare(ring), this.#whileNotAborted(ring.connect(CONNECT_MS))]);
+    this.#logger.info("rank ready");
+    reports.ready();
+    await this.#start.promise;
+    const memory = await this.#train();
+    const rssBytes = process.memoryUsage.rss();
+    this.#metrics.setMemory(memory);
+    this.#finished = true;
+    this.#logger.info({ steps: assignment.steps, peakMemoryBytes: memory.peakBytes, rssBytes }, "rank finished");
+    reports.finished(memory, rssBytes, ring.group.sentBytes);
+    await this.#release.promise;
+  }
+
+  #checkMemory(): void {
+    const { assignment, memoryLimitBytes } = this.#options;
+    this.#metrics.setLimits(memoryLimitBytes, assignment.predictedPeakMemoryBytes);
+    const { arenaBytes } = assignment.program;
+    if (arenaBytes > memoryLimitBytes) {
+      throw new ResourceExhaustedError(
+        `rank ${assignment.rank} needs ${arenaBytes} bytes, this worker may use ${memoryLimitBytes}; ` +
+          "split the model over more ranks, or raise --memory-limit",
+      );
+    }
+  }
+
+  /** Allocates the arena and fills the weights. */
+  async #prepare(ring: Ring): Promise<void> {
+    const { assignment, backendModule, backend } = this.#options;
+    const { program } = assignment;
+    const compute = new ComputeProxy({
+      backendModule,
+      backend,
+      program,
+      rank: assignment.rank,
+      batchRingBytes: batchRingBytes(program),
+      runCollective: (index, at, buffers) => {
+        const descriptor = program.collectives[index];
+        if (descriptor === undefined) throw new InternalError(`the program has no collective ${index}`);
+        const key = { step: at.step, microbatch: at.microbatch, collective: index };
+        return ring.group.run(descriptor, key, buffers, at.batchHash);
+      },
+      onStep: (result) => {
+        this.#metrics.step(result);
+        this.#options.reports.step(result);
+      },
+      onBatchRoom: () => this.#feed?.room(),
+    });
+    this.#compute = compute;
+    const { device, memory } = await compute.load();
+    this.#metrics.setMemory(memory);
+    this.#logger.info({ device, arenaBytes: program.arenaBytes }, "arena allocated");
+
+    const stored = [...program.stored.keys()];
+    const loaded = assignment.loadWeights
+      ? stored.filter((index) => program.stored[index]?.role === "parameter")
+      : [];
+    await compute.initialize(
+      stored.filter((index) => !loaded.includes(index)),
+      assignment.seed,
+    );
+    for (const index of loaded) {
+      await loadInitialWeights(this.#options.client, assignment, index, compute, this.#aborted.signal);
+    }
+    compute.trim();
+  }
+
+  async #train(): Promise<MemoryReport> {
+    const compute = this.#compute;
+    if (compute === undefined) throw new InternalError("started before the program was loaded");
+    const { assignment, client } = this.#options;
+    this.#logger.info({ steps: assignment.steps }, "steps begin");
+    if (assignment.steps > 0) {
+      this.#feed = new BatchFeed({
+        client,
+        assignment,
+        ring: compute.batches,
+        onArrived: () => compute.batchArrived(),
+        onError: (error) => compute.abort(error, compute.stepsDone),
+      });
+    }
+    const memory = await compute.run(assignment.steps);
+    this.#feed?.close();
+    return memory;
+  }
+
+  #reportFailure(error: unknown): void {
+    const cause = error instanceof Error ? error : new InternalError(String(error));
+    if (this.#silent) {
+      this.#logger.info({ reason: cause.message }, "rank aborted");
+      return;
+    }
+    const step = cause instanceof PeerError ? cause.step : this.#compute?.failure?.step;
+    // Ours say what is the matter; of any other the stack is needed to find out.
+    const known = cause instanceof RankmeshError && !(cause instanceof InternalError);
+    this.#logger.error(known ? { reason: cause.message, step } : { err: cause, step }, "rank failed");
+    this.#options.reports.failed({
+      code: statusName(cause),
+      message: cause.message,
+      peer: cause instanceof PeerError ? cause.peer : undefined,
+      step,
+    });
+  }
+
+  /** Gives back all that is held; false, and fatal, when that does not work. */
+  async #free(): Promise<boolean> {
+    const cause = new CancelledError("the assignment is over");
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      const what = `the compute thread of rank ${this.assignment.rank} did not end within ${TEARDOWN_MS / 1000} s`;
+      timer = setTimeout(() => reject(new InternalError(what)), TEARDOWN_MS);
+    });
+    try {
+      await Promise.race([this.#freeInOrder(cause), late]);
+      return true;
+    } catch (error) {
+      const fatal = error instanceof Error ? error : new InternalError(String(error));
+      this.#logger.fatal({ err: fatal }, "memory cannot be given back");
+      this.#options.onFatal(fatal);
+      return false;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Streams before memory: until a stream is closed it may hold a view of the arena. */
+  async #freeInOrder(cause: Error): Promise<void> {
+    this.#end(cause);
+    this.#feed?.close();
+    await this.#ring?.close();
+    await this.#compute?.dispose();
+    this.#compute = undefined;
+  }
+
+  /** `promise`, or the abort's cause as soon as there is one. */
+  async #whileNotAborted<T>(promise: Promise<T>): Promise<T> {
+    const { signal } = this.#aborted;
+    const ended = new Deferred<never>();
+    const onAbort = (): void => ended.reject(signal.reason);
+    signal.addEventListener("abort", onAbort);
+    try {
+      return await Promise.race([promise, ended.promise]);
+    } finally {
+      signal.removeEventListener("abort", onAbort);
+    }
+  }
+}
