@@ -92,7 +92,6 @@ export class WorkerProcess {
   async stop(graceMs: number): Promise<WorkerExit> {
     if (!this.#ended) {
       this.#child.kill("SIGTERM");
-      this.#child.stdin.end();
       const timer = setTimeout(() => this.#child.kill("SIGKILL"), graceMs);
       await this.exited;
       clearTimeout(timer);

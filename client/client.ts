@@ -1,18 +1,19 @@
 import { randomBytes } from "node:crypto";
-import { credentials } from "@grpc/grpc-js";
+import { credentials, type CallOptions as GrpcCallOptions, type requestCallback } from "@grpc/grpc-js";
 import type { MethodDefinition } from "@grpc/proto-loader";
 import { type Fault, InternalError, InvalidArgumentError } from "../shared/errors.ts";
 import type { JobSpecInput } from "../shared/job/job-spec.ts";
 import { jobSpecToProto } from "../shared/job/proto.ts";
 import { resolveJobSpec } from "../shared/job/resolve.ts";
 import { parseHostPort } from "../shared/rpc/address.ts";
+import { callUnary } from "../shared/rpc/call.ts";
 import { bulkChannelOptions, controlChannelOptions } from "../shared/rpc/channel.ts";
 import type {
   TrainingServiceClient,
   TrainingServiceDefinition,
 } from "../shared/rpc/gen/rankmesh/v1/TrainingService.ts";
 import { services } from "../shared/rpc/proto.ts";
-import { type CallOptions, callUnary, readStream } from "./calls.ts";
+import { type CallOptions, heedingSignal, streamHeedingSignal } from "./calls.ts";
 import { eventFromWire, jobFromWire, workerFromWire } from "./convert.ts";
 import { JobHandle } from "./job-handle.ts";
 import { isTerminal, type Job, type JobEvent, type Worker } from "./job-types.ts";
@@ -157,8 +158,10 @@ export class RankmeshClient {
     jobId: string,
     options: { readonly signal?: AbortSignal } = {},
   ): AsyncGenerator<Uint8Array, void, undefined> {
-    const open = () => this.#bulkRpc().downloadWeights({ jobId });
-    for await (const { data } of readStream(open, this.#target, options.signal)) yield data;
+    const pieces = streamHeedingSignal(options.signal, this.#target, () =>
+      this.#bulkRpc().downloadWeights({ jobId }),
+    );
+    for await (const { data } of pieces) yield data;
   }
 
   /** Closes the connections; calls still under way fail. */
@@ -197,7 +200,8 @@ export class RankmeshClient {
     signal: AbortSignal | undefined,
   ): AsyncGenerator<JobEvent, void, undefined> {
     const request = afterEventId === undefined ? { jobId } : { jobId, afterEventId };
-    for await (const message of readStream(() => this.#rpc.watchJob(request), this.#target, signal)) {
+    const messages = streamHeedingSignal(signal, this.#target, () => this.#rpc.watchJob(request));
+    for await (const message of messages) {
       const event = eventFromWire(message);
       if (event !== undefined) yield event;
     }
@@ -221,22 +225,18 @@ export class RankmeshClient {
       unknown,
       ResponseOf<M>
     >;
-    return callUnary<ResponseOf<M>>(
-      (callOptions, callback) =>
-        this.#rpc.makeUnaryRequest(
-          method.path,
-          method.requestSerialize,
-          method.responseDeserialize,
-          request,
-          callOptions,
-          callback,
-        ),
-      {
-        target: this.#target,
-        deadlineMs: options.deadlineMs ?? this.#deadlineMs,
-        signal: options.signal,
-      },
-    );
+    const { signal, deadlineMs: timeoutMs = this.#deadlineMs } = options;
+    const start = (callOptions: GrpcCallOptions, done: requestCallback<ResponseOf<M>>) =>
+      this.#rpc.makeUnaryRequest(
+        method.path,
+        method.requestSerialize,
+        method.responseDeserialize,
+        request,
+        callOptions,
+        done,
+      );
+    const settings = { target: this.#target, timeoutMs, signal };
+    return heedingSignal(signal, () => callUnary<ResponseOf<M>>(start, settings));
   }
 }
 

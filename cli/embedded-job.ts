@@ -1,0 +1,87 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { JobHandle } from "../client/job-handle.ts";
+import { isTerminal, type Job } from "../client/job-types.ts";
+import { RankmeshError } from "../shared/errors.ts";
+import type { JobSpecInput } from "../shared/job/job-spec.ts";
+import { followJob } from "./follow-job.ts";
+import { type LocalCluster, startLocalCluster } from "./local-cluster.ts";
+import { threadsPerRank } from "./machine.ts";
+import { Progress, type ProgressStream } from "./progress.ts";
+
+export interface EmbeddedJobOptions {
+  readonly spec: JobSpecInput;
+  /** Ranks of the job's mesh: one worker process each. */
+  readonly ranks: number;
+  readonly steps: number;
+  /** Put before each progress line. */
+  readonly title: string;
+  readonly backend: string;
+  /** Folder that the spec's paths are relative to. */
+  readonly folder: string;
+  readonly verbose: boolean;
+  readonly stderr: ProgressStream;
+  readonly signal: AbortSignal;
+}
+
+/** The coordinator sees a lost worker by itself and says what it means; only when it does not, we do. */
+const LOSS_GRACE_MS = 10_000;
+/** A cancelled job ends within two steps; one whose steps take longer than this is cut off with its processes. */
+const CANCEL_TIMEOUT_MS = 10_000;
+
+/**
+ * Runs one job on a coordinator and workers of its own, which are gone when this returns or throws.
+ * An abort of `signal` cancels the job; it is then returned as CANCELLED.
+ *
+ * @returns the ended job
+ */
+export async function runEmbeddedJob(options: EmbeddedJobOptions): Promise<Job> {
+  const cluster = await startLocalCluster({
+    ranks: options.ranks,
+    backend: options.backend,
+    threads: threadsPerRank(options.ranks),
+    folder: options.folder,
+    verbose: options.verbose,
+    signal: options.signal,
+  });
+  try {
+    const handle = await cluster.client.submit(options.spec, { signal: options.signal });
+    const { stderr: stream, title, steps } = options;
+    const progress = new Progress({ stream, title, steps });
+    try {
+      return await Promise.race([
+        followJob(handle, progress, options.signal),
+        lossUnnoticed(cluster),
+      ]);
+    } catch (error) {
+      progress.end();
+      if (!options.signal.aborted) throw error;
+      return await cancelAndWait(handle);
+    }
+  } finally {
+    await cluster.stop();
+  }
+}
+
+async function lossUnnoticed(cluster: LocalCluster): Promise<never> {
+  try {
+    return await cluster.workerLost;
+  } catch (error) {
+    await delay(LOSS_GRACE_MS, undefined, { ref: false });
+    throw error;
+  }
+}
+
+async function cancelAndWait(handle: JobHandle): Promise<Job> {
+  const signal = AbortSignal.timeout(CANCEL_TIMEOUT_MS);
+  let job = await handle.cancel({ signal });
+  try {
+    for await (const _ of handle.events({ signal })) {
+      // Only the end matters here.
+    }
+    job = await handle.get();
+  } catch (error) {
+    // The processes are ended all the same; the job is what it was last known to be.
+    if (!signal.aborted && !(error instanceof RankmeshError)) throw error;
+  }
+  return isTerminal(job.state) ? job : { ...job, state: "CANCELLED" };
+}

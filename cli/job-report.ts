@@ -1,0 +1,59 @@
+import type { Job, JobError } from "../client/job-types.ts";
+import { formatBytes, formatLoss, formatStepTime, formatTable, plural } from "./format.ts";
+import { summarizeStepSeconds } from "./job-result.ts";
+
+/** How a job ended, for people: steps, losses, step time, and the peak memory of every rank. */
+export function jobReport(job: Job): string[] {
+  const lines = [endLine(job)];
+  lines.push(...job.notes.map((note) => `note: ${note}`));
+  if (job.ranks.length > 0) lines.push("", ...rankTable(job));
+  return lines;
+}
+
+/** `rank 1 on worker b, step 118: ...` */
+export function jobErrorText(error: JobError): string {
+  const where: string[] = [];
+  if (error.rank !== undefined) {
+    where.push(error.worker === undefined ? `rank ${error.rank}` : `rank ${error.rank} on ${error.worker}`);
+  }
+  if (error.step !== undefined) where.push(`step ${error.step}`);
+  return `${where.length === 0 ? "" : `${where.join(", ")}: `}${error.message} (${error.code})`;
+}
+
+function endLine(job: Job): string {
+  const { median } = summarizeStepSeconds(job.stepSeconds);
+  const parts = [`${plural(job.stepsDone, "step")}`];
+  const first = job.loss[0];
+  const last = job.loss.at(-1);
+  if (first !== undefined && last !== undefined) parts.push(`loss ${formatLoss(first)} -> ${formatLoss(last)}`);
+  if (median !== null) parts.push(`${formatStepTime(median)} a step (median)`);
+  const summary = parts.join(", ");
+  switch (job.state) {
+    case "SUCCEEDED":
+      return `iterations complete: ${summary}`;
+    case "FAILED":
+      return `failed after ${summary}`;
+    case "CANCELLED":
+      return `cancelled after ${summary}`;
+    default:
+      return `${job.state.toLowerCase()}: ${summary}`;
+  }
+}
+
+function rankTable(job: Job): string[] {
+  const rows = job.ranks.map((rank) => [
+    String(rank.rank),
+    rank.worker,
+    `${rank.backend} ${rank.device}`.trim(),
+    formatBytes(rank.peakMemoryBytes),
+    predictionText(rank.peakMemoryBytes, rank.predictedPeakMemoryBytes),
+    formatBytes(rank.rssBytes),
+    formatBytes(rank.collectiveBytes),
+  ]);
+  return formatTable(["rank", "worker", "device", "peak memory", "predicted", "resident", "sent to peers"], rows);
+}
+
+function predictionText(peakBytes: number, predictedBytes: number): string {
+  if (peakBytes === predictedBytes) return "equal";
+  return `${formatBytes(predictedBytes)} (${predictedBytes} B, measured ${peakBytes} B)`;
+}
