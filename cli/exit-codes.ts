@@ -58,5 +58,17 @@ export function exitCodeOfStatus(code: string | undefined): ExitCode {
 
 function codeOf(error: unknown): string | undefined {
   if (typeof error !== "object" || error === null || !("code" in error)) return undefined;
-  return typeof error.code === "string" ? error.code : undefined;
+  const { code } = error;
+  // No class of ours stands for these two; the gRPC error is the cause of the one that carries its text.
+  const status = "cause" in error ? statusOf(error.cause) : undefined;
+  if (status === GRPC_PERMISSION_DENIED) return "PERMISSION_DENIED";
+  if (status === GRPC_UNAUTHENTICATED) return "UNAUTHENTICATED";
+  return typeof code === "string" ? code : undefined;
+}
+
+const GRPC_PERMISSION_DENIED = 7;
+const GRPC_UNAUTHENTICATED = 16;
+
+function statusOf(error: unknown): unknown {
+  return typeof error === "object" && error !== null && "code" in error ? error.code : undefined;
 }

@@ -95,9 +95,7 @@ function memoryFinding(): Finding {
 async function backendFinding(name: string): Promise<Finding> {
   try {
     const backend = await loadBackend(BACKEND_MODULE, { backend: name, device: "", threads: undefined });
-    const detail = backend.device;
-    backend.dispose();
-    return { name: `backend ${name}`, ok: true, detail };
+    return { name: `backend ${name}`, ok: true, detail: backend.device };
   } catch (error) {
     return {
       name: `backend ${name}`,

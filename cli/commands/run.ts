@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { minWorkers, sizesFor } from "../../coordinator/gang/scheduler.ts";
+import { leastSizes, sizesFor } from "../../coordinator/gang/scheduler.ts";
 import { InternalError } from "../../shared/errors.ts";
 import type { JobSpecInput } from "../../shared/job/job-spec.ts";
 import { resolveJobSpec } from "../../shared/job/resolve.ts";
@@ -71,7 +71,8 @@ function withFixedMesh(loaded: LoadedJob): {
   // The client checks a spec whatever it is; the type is what a valid one has.
   if (!resolved.ok) return { spec: loaded.spec as JobSpecInput, ranks: 1, title: "job" };
   const { spec } = resolved;
-  const mesh = sizesFor(spec.mesh, Math.max(numCores(), minWorkers(spec.mesh)));
+  const least = leastSizes(spec.mesh);
+  const mesh = sizesFor(spec.mesh, Math.max(numCores(), least.dataParallel * least.tensorParallel));
   if (mesh === undefined) throw new InternalError("no sizes for a mesh that has enough workers");
   return {
     spec: { ...spec, mesh },

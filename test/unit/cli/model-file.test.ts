@@ -1,0 +1,121 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "chai";
+import { traceModelFile } from "../../../cli/model-file.ts";
+import { InvalidArgumentError } from "../../../shared/errors.ts";
+import { caught } from "../../support/caught.ts";
+import { fixturePath } from "../../support/fixtures.ts";
+
+const NET = `
+import { Linear, Module, silu } from "rankmesh";
+class Net extends Module {
+  constructor(width = 8) {
+    super();
+    this.up = new Linear(4, width, { bias: true });
+    this.down = new Linear(width, 4);
+  }
+  forward(x) {
+    return this.down.call(silu(this.up.call(x)));
+  }
+}
+`;
+
+describe("model files", () => {
+  let folder = "";
+  let count = 0;
+  before(async () => {
+    // Outside the checkout, with no node_modules above it.
+    folder = await mkdtemp(join(tmpdir(), "rankmesh-model-"));
+  });
+  after(() => rm(folder, { recursive: true, force: true }));
+
+  async function load(source: string, spec: Record<string, unknown> = {}) {
+    count += 1;
+    const path = join(folder, `model-${count}.mjs`);
+    await writeFile(path, source);
+    return await traceModelFile(path, spec, folder);
+  }
+
+  for (const [what, source] of [
+    ["a class with static inputs", `${NET} Net.inputs = { x: [4] }; export default Net;`],
+    ["an instance with inputs", `${NET} const net = new Net(); net.inputs = { x: [4] }; export default net;`],
+    ["a function", `${NET} Net.inputs = { x: [4] }; export default () => new Net(8);`],
+    ["an async function", `${NET} Net.inputs = { x: [4] }; export default async () => new Net(8);`],
+  ] as const) {
+    it(`traces ${what}`, async () => {
+      const graph = await load(source);
+      expect(graph.parameters.map((p) => [p.name, p.dims])).to.deep.equal([
+        ["up.weight", [8, 4]],
+        ["up.bias", [8]],
+        ["down.weight", [4, 8]],
+      ]);
+      expect(graph.nodes.map((n) => `${n.layer}:${n.op}`)).to.deep.equal([
+        "up:linear",
+        "up:bias",
+        ":silu",
+        "down:linear",
+      ]);
+      expect(graph.inputs).to.deep.equal([{ name: "x", dtype: "float32", dims: [4] }]);
+    });
+  }
+
+  it("takes a plan of the model's own as the default", async () => {
+    const graph = await load(
+      `${NET} Net.inputs = { x: [4] }; Net.plan = { up: "colwise", down: "rowwise" }; export default Net;`,
+    );
+    expect(graph.defaultPlan).to.deep.equal({ up: "colwise", down: "rowwise" });
+  });
+
+  for (const loss of ["sum", "mse"] as const) {
+    it(`takes input dims from the data's header where the model gives none, loss ${loss}`, async () => {
+      const path = fixturePath(`reference/feedforward-${loss}/data.safetensors`);
+      const graph = await load(
+        `import { Linear, Module } from "rankmesh";
+         export default class extends Module { constructor() { super(); this.a = new Linear(48, 3); } forward(x) { return this.a.call(x); } }`,
+        { loss, data: { safetensors: { path } } },
+      );
+      expect(graph.inputs).to.deep.equal([{ name: "x", dtype: "float32", dims: [48] }]);
+    });
+  }
+
+  for (const [what, source, message] of [
+    ["has no default export", "export const x = 1;", /has no default export/],
+    ["exports something else", "export default 42;", /default export is of type number/],
+    ["throws while it loads", "throw new Error('boom');", /:1: boom/],
+    ["has a syntax error", "export default class {", /model-\d+\.mjs: Unexpected/],
+    ["imports what is not there", `import { Lineal } from "rankmesh"; export default Lineal;`, /Lineal/],
+    ["declares no inputs without data", `${NET} export default Net;`, /declares no inputs.*static inputs = /],
+    [
+      "has inputs that are no dims",
+      `${NET} Net.inputs = { x: "4" }; export default Net;`,
+      /inputs must map names to dims/,
+    ],
+    [
+      "does not fit its input",
+      `${NET} Net.inputs = { x: [5] }; export default Net;`,
+      /layer "up", op linear: .*5/,
+    ],
+    [
+      "throws in its forward",
+      `import { Module } from "rankmesh";
+       export default class Net extends Module {
+         forward(x) { return x.nothing.there; }
+       }
+       Net.inputs = { x: [4] };`,
+      /:3: forward of Net: .*undefined/,
+    ],
+  ] as const) {
+    it(`says what is wrong when a model ${what}`, async () => {
+      const error = await caught(load(source));
+      expect(error).to.be.instanceOf(InvalidArgumentError);
+      expect(error.message).to.match(message);
+      expect(error.message).to.include(`model file ${folder}`);
+    });
+  }
+
+  it("says so when there is no such file", async () => {
+    const error = await caught(traceModelFile(join(folder, "none.mjs"), {}, folder));
+    expect(error.message).to.equal(`model file ${join(folder, "none.mjs")}: there is no such file`);
+  });
+});
