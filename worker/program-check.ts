@@ -237,10 +237,10 @@ class ProgramChecker {
       if (dtype === undefined || this.faults.length > 0) return;
       const part = outer * chunk * dtypeBytes(dtype);
       const whole = part * groupOf(mesh, axes as number[], 0).length;
-      const needs = { allReduce: [part, part], allGather: [part, whole], reduceScatter: [whole, part] };
+      const needs = { allReduce: [part, part], allGather: [part, whole], reduceScatter: [whole, part], allToAll: [whole, whole] };
       const op = collective["op"];
-      if (op !== "allReduce" && op !== "allGather" && op !== "reduceScatter") {
-        this.#fault(`${path}.op`, `${quote(op)} is not allReduce, allGather or reduceScatter`);
+      if (op !== "allReduce" && op !== "allGather" && op !== "reduceScatter" && op !== "allToAll") {
+        this.#fault(`${path}.op`, `${quote(op)} is not allReduce, allGather, reduceScatter or allToAll`);
         return;
       }
       [input, output].forEach((slot, end) => {

@@ -133,7 +133,11 @@ export class VirtualRanks {
       for (let o = 0; o < outer; o++) {
         for (let i = 0; i < chunk; i++) {
           if (op === "allReduce") output[i] = sum(i);
-          else if (op === "reduceScatter") output[o * chunk + i] = sum((o * group.length + own) * chunk + i);
+          else if (op === "allToAll") {
+            group.forEach((member, g) => {
+              output[g * chunk + i] = inputs[member]?.[own * chunk + i] ?? Number.NaN;
+            });
+          } else if (op === "reduceScatter") output[o * chunk + i] = sum((o * group.length + own) * chunk + i);
           else {
             group.forEach((member, g) => {
               output[(o * group.length + g) * chunk + i] = inputs[member]?.[o * chunk + i] ?? Number.NaN;

@@ -51,8 +51,7 @@ export function emitProgram(request: CompileRequest, training: TrainingGraph, lo
 
   const storage = baseStorage();
   const storageOf = (id: number): number => storage.get(id) ?? id;
-  const parameterLeaves = new Set(training.parameters.map((p) => canonical(p.leaf)));
-  const order = schedule(values, live, storageOf, (id) => parameterLeaves.has(id), request.microbatches > 1);
+  const order = schedule(values, live, storageOf, (id) => training.parameterOf.has(at(id).origin), request.microbatches > 1);
   const steps = [...order.body, ...order.epilogue];
   reduceInPlace();
   const layout = layOut();

@@ -126,6 +126,7 @@ export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (rea
       const attrs: Attrs = move.kind === "slice" ? { axis: move.axis, dim } : { axis: move.axis };
       return push({ kind: "compute", op: move.kind, inputs: [from], attrs, origin, layout, phase });
     }
+    if (move.kind === "allToAll") return exchange(origin, from, move, layout, phase);
     const outer = move.kind === "allReduce" ? 1 : elements(source.shape.slice(0, dim));
     // The chunk is what one rank has of the gathered tensor's row: the smaller of the two sides.
     const chunkElements =
@@ -152,6 +153,24 @@ export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (rea
     });
   }
 
+  /** S(a) to S(b): cut along b into a block per rank, exchange blocks, join what came along a. */
+  function exchange(origin: number, from: number, move: Move, layout: Layout, phase: Phase): number {
+    const source = valueOf(from);
+    const parts = axisSize(mesh, move.axis);
+    const [joined, cut] = [shardDim(move.from), shardDim(move.to)];
+    const blockShape = [parts, ...source.shape.map((size, d) => (d === cut ? size / parts : size))];
+    const blocks = push({
+      kind: "compute", op: "splitBlocks", inputs: [from], attrs: { dim: cut, parts }, origin, layout: source.layout, phase, shape: blockShape,
+    });
+    const received = push({
+      kind: "collective", op: "", inputs: [blocks], attrs: {}, origin, layout, phase, shape: blockShape,
+      collective: {
+        op: "allToAll", axes: [move.axis], from: move.from, to: move.to, outer: 1, chunkElements: elements(blockShape.slice(1)),
+      },
+    });
+    return push({ kind: "compute", op: "joinBlocks", inputs: [received], attrs: { dim: joined, parts }, origin, layout, phase });
+  }
+
   function push(fields: {
     kind: RankValue["kind"];
     op: string;
@@ -162,6 +181,8 @@ export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (rea
     phase: Phase;
     collective?: RankValue["collective"];
     replaces?: number | undefined;
+    /** Where it is not the layout's: blocks on their way. */
+    shape?: readonly number[];
   }): number {
     const { type } = graph.node(fields.origin);
     const id = values.length;

@@ -1,4 +1,5 @@
 import { opDefinition } from "../ops/registry.ts";
+import { reachable } from "./fuse.ts";
 import { InternalError } from "../../shared/errors.ts";
 import type { RankValue } from "./rank-graph.ts";
 
@@ -28,7 +29,7 @@ export function schedule(
   isParameter: (id: number) => boolean,
   separateEpilogue: boolean,
 ): Schedule {
-  const order = topologicalOrder(values, live, storageOf);
+  const order = topologicalOrder(values, live, storageOf, isParameter);
   const inEpilogue = (value: RankValue): boolean => separateEpilogue && value.phase === "optimizer";
   const sections = separateEpilogue
     ? [order.filter((v) => !inEpilogue(v)), order.filter(inEpilogue)]
@@ -38,7 +39,12 @@ export function schedule(
 }
 
 /** Stable topological order in which optimizer values come as early as their inputs and the old weight's readers allow. */
-function topologicalOrder(values: readonly RankValue[], live: ReadonlySet<number>, storageOf: (id: number) => number): RankValue[] {
+function topologicalOrder(
+  values: readonly RankValue[],
+  live: ReadonlySet<number>,
+  storageOf: (id: number) => number,
+  isParameter: (id: number) => boolean,
+): RankValue[] {
   const listed = values.filter((v) => live.has(v.id) && v.kind !== "leaf" && v.kind !== "scratch");
   const waitsFor = new Map<number, Set<number>>();
   const readersOf = new Map<number, number[]>();
@@ -63,7 +69,7 @@ function topologicalOrder(values: readonly RankValue[], live: ReadonlySet<number
   const done = new Set<number>();
   const result: RankValue[] = [];
   const updates = listed.filter((v) => v.phase === "optimizer");
-  const others = listed.filter((v) => v.phase !== "optimizer");
+  const others = resultsLast(values, listed, isParameter);
   const ready = (value: RankValue): boolean => [...(waitsFor.get(value.id) ?? [])].every((id) => done.has(id));
   const emit = (value: RankValue): void => {
     done.add(value.id);
@@ -92,6 +98,30 @@ function topologicalOrder(values: readonly RankValue[], live: ReadonlySet<number
   });
   if (pending.length > 0) throw new InternalError(`schedule: ${pending.length} updates wait for each other`);
   return result;
+}
+
+/**
+ * Forward and backward values in order, but those that only the reported results need (the loss and what leads to it
+ * alone) at the end: a reduction that no gradient waits for then runs behind the whole backward pass. Readers of
+ * parameters and collectives stay in place, so that updates and exchanges begin early.
+ */
+function resultsLast(
+  values: readonly RankValue[],
+  listed: readonly RankValue[],
+  isParameter: (id: number) => boolean,
+): RankValue[] {
+  const needed = reachable(
+    values,
+    listed.filter((v) => v.phase === "optimizer").map((v) => v.id),
+  );
+  const late = new Set<number>();
+  const others = listed.filter((v) => v.phase !== "optimizer");
+  for (const value of others) {
+    if (needed.has(value.id)) continue;
+    const stays = value.kind === "collective" || value.inputs.some(isParameter);
+    if (!stays || value.inputs.some((input) => late.has(input))) late.add(value.id);
+  }
+  return [...others.filter((v) => !late.has(v.id)), ...others.filter((v) => late.has(v.id))];
 }
 
 /** Storages that a value overwrites: in-place operands, and the leaf it replaces. */
@@ -144,11 +174,12 @@ function placeCollectives(
     start(id);
     if (inFlight.delete(id)) steps.push({ kind: "wait", value: id });
   };
-  /** A collective may read its input until its wait: nobody overwrites it before. */
-  const waitForReadersOf = (storages: readonly number[], except: number): void => {
-    for (const id of [...inFlight]) {
-      const reads = values[id]?.inputs.some((input) => storages.includes(storageOf(input)));
-      if (id !== except && reads === true) wait(id);
+  /** A collective may read its input until its wait: nobody overwrites it before, also where its start was put off. */
+  const waitForReadersOf = (storages: readonly number[], writer: number): void => {
+    if (storages.length === 0) return;
+    for (const reader of order.slice(0, position.get(writer))) {
+      const open = reader.kind === "collective" && (!started.has(reader.id) || inFlight.has(reader.id));
+      if (open && reader.inputs.some((input) => storages.includes(storageOf(input)))) wait(reader.id);
     }
   };
 

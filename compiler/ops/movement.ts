@@ -56,6 +56,48 @@ function copyPart(x: ReferenceTensor, y: ReferenceTensor, dim: number, part: num
   }
 }
 
+/** x cut along attrs.dim into attrs.parts blocks: [parts, ...], each dense. */
+const splitBlocks: OpDefinition = {
+  name: "splitBlocks",
+  infer() {
+    throw new InternalError("a block's shape comes with the node");
+  },
+  strategies: () => [],
+  flops: () => 0,
+  reference(call) {
+    const [x, blocks] = [inputOf(call, 0), outputOf(call)];
+    const parts = attr(call.attrs, "parts");
+    const block = elements(blocks.shape.slice(1));
+    for (let part = 0; part < parts; part++) {
+      const target = { data: blocks.data.subarray(part * block, (part + 1) * block), shape: blocks.shape.slice(1) };
+      copyPart(x, target, attr(call.attrs, "dim"), part, parts);
+    }
+  },
+};
+
+/** Blocks [parts, ...] joined along attrs.dim: the inverse of splitBlocks. */
+const joinBlocks: OpDefinition = {
+  name: "joinBlocks",
+  infer() {
+    throw new InternalError("a joined shape comes with the node");
+  },
+  strategies: () => [],
+  flops: () => 0,
+  reference(call) {
+    const [blocks, y] = [inputOf(call, 0), outputOf(call)];
+    const parts = attr(call.attrs, "parts");
+    const outer = elements(y.shape.slice(0, attr(call.attrs, "dim")));
+    const length = elements(y.shape) / (outer * parts);
+    for (let part = 0; part < parts; part++) {
+      for (let o = 0; o < outer; o++) {
+        for (let i = 0; i < length; i++) {
+          y.data[(o * parts + part) * length + i] = at(blocks.data, (part * outer + o) * length + i);
+        }
+      }
+    }
+  },
+};
+
 /** Sum over the step's microbatches, in a buffer that lives through them. In a program: [acc, x] -> acc. */
 const accumulate: OpDefinition = {
   name: "accumulate",
@@ -69,4 +111,4 @@ const accumulate: OpDefinition = {
   },
 };
 
-registerOps(slice, mask, takeRows, accumulate);
+registerOps(slice, mask, splitBlocks, joinBlocks, takeRows, accumulate);

@@ -19,7 +19,8 @@ export interface MovedValue {
 
 /**
  * Price in bytes of moving a value between placements on an axis of `size` ranks; Infinity for a move that is not
- * offered. An all-to-all is carried out as a gather and a slice and priced so. A forward slice pays for the
+ * offered. An all-to-all is priced as the gather of the whole value: priced by its own bytes it drags
+ * layouts meant for batches along an axis meant for tensors. A forward slice pays for the
  * gather of its gradient, half as much again along the last dim: cheap slices of features would drag a data-parallel
  * layout along an axis meant for tensors. (docs/decisions/0002-placement-choice.md.)
  */

@@ -1,16 +1,16 @@
 import { InternalError } from "../../shared/errors.ts";
 import { isShard, type Layout, type Placement, shardDim } from "../../shared/mesh/placement.ts";
 
-/** One move on one axis. `all-to-all` does not occur: it is a gather and a slice. */
+/** One move on one axis. */
 export interface Move {
-  readonly kind: "slice" | "mask" | "reduceScatter" | "allReduce" | "allGather";
+  readonly kind: "slice" | "mask" | "reduceScatter" | "allReduce" | "allToAll" | "allGather";
   readonly axis: number;
   readonly from: Placement;
   readonly to: Placement;
 }
 
 /**
- * Moves that turn one layout into another, smallest payloads first: slices, then reduce-scatters, all-reduces, gathers.
+ * Moves that turn one layout into another, smallest payloads first: slices, then reduce-scatters, all-reduces, all-to-alls, gathers.
  *
  * Where two axes split one dim, the later axis is the outer split: it can be split or gathered only while no
  * earlier axis splits that dim, so an earlier split in the way is gathered first and cut again afterwards.
@@ -33,9 +33,18 @@ export function movesBetween(from: Layout, to: Layout): Move[] {
     if (now === "R" && target === "P") return { kind: "mask", axis, from: now, to: target };
     if (now === "R") return { kind: "slice", axis, from: now, to: target };
     if (now === "P") return { kind: target === "R" ? "allReduce" : "reduceScatter", axis, from: now, to: target };
-    return { kind: "allGather", axis, from: now, to: "R" };
+    return directly(axis, now, target)
+      ? { kind: "allToAll", axis, from: now, to: target }
+      : { kind: "allGather", axis, from: now, to: "R" };
   };
-  const order: readonly Move["kind"][] = ["slice", "mask", "reduceScatter", "allReduce", "allGather"];
+  /** A split may change its dim in one exchange where no earlier axis splits either dim, and later ones are done with both. */
+  const directly = (axis: number, now: Placement, target: Placement): boolean =>
+    isShard(target) &&
+    current.every((other, a) => {
+      if (a === axis || (a > axis && other === wanted(a))) return true;
+      return [other, wanted(a)].every((p) => p !== now && p !== target);
+    });
+  const order: readonly Move["kind"][] = ["slice", "mask", "reduceScatter", "allReduce", "allToAll", "allGather"];
 
   for (let guard = 0; guard <= 4 * from.length; guard++) {
     const open = current.map((_, axis) => candidate(axis)).filter((m) => m !== undefined);
@@ -62,7 +71,10 @@ export function movesBetween(from: Layout, to: Layout): Move[] {
   function cutsBeforeOuter(move: Move): boolean {
     const dim = shardDim(move.to);
     if (dim < 0) return false;
-    return current.some((now, outer) => outer > move.axis && shardDim(wanted(outer)) === dim && now !== wanted(outer));
+    return current.some(
+      (now, outer) =>
+        outer > move.axis && now !== wanted(outer) && [now, wanted(outer)].some((p) => shardDim(p) === dim),
+    );
   }
 }
 
@@ -75,7 +87,7 @@ export function bytesMoved(from: Layout, moves: readonly Move[], size: (axis: nu
     const n = size(move.axis);
     if (move.kind === "allGather") total += local * (n - 1);
     else if (move.kind === "allReduce") total += (2 * local * (n - 1)) / n;
-    else if (move.kind === "reduceScatter") total += (local * (n - 1)) / n;
+    else if (move.kind === "reduceScatter" || move.kind === "allToAll") total += (local * (n - 1)) / n;
     else total += 1;
     current[move.axis] = move.to;
   }

@@ -34,7 +34,7 @@ export function chooseAlgorithm(
   groupSize: number,
 ): AlgorithmChoice {
   const direct =
-    groupSize <= 2 || (op === "allReduce" ? payloadBytes <= DIRECT_ALL_REDUCE_BYTES : payloadBytes <= 4 * DIRECT_ALL_REDUCE_BYTES);
+    op === "allToAll" || groupSize <= 2 || (op === "allReduce" ? payloadBytes <= DIRECT_ALL_REDUCE_BYTES : payloadBytes <= 4 * DIRECT_ALL_REDUCE_BYTES);
   const algorithm: Algorithm = direct ? "direct" : "ring";
   // Four segments to a chunk keep a pipeline busy; the bounds keep frames worth their headers.
   const chunkBytes = Math.ceil(payloadBytes / Math.max(1, groupSize));
@@ -45,7 +45,7 @@ export function chooseAlgorithm(
 /**
  * Payload bytes that a rank sends, headers not counted; where chunks are ragged, the largest over the ranks.
  * `fullBytes` is the full tensor: the input of allReduce and reduceScatter, the output of allGather.
- * Ring all-reduce: 2(N-1)/N * full. Direct all-reduce: (N-1) * full. All-gather, reduce-scatter: (N-1)/N * full.
+ * Ring all-reduce: 2(N-1)/N * full. Direct all-reduce: (N-1) * full. All-gather, reduce-scatter, all-to-all: (N-1)/N * full.
  * @throws InternalError when allGather or reduceScatter does not divide into equal chunks of whole elements.
  */
 export function wireBytes(

@@ -95,14 +95,15 @@ export interface CollectiveInstruction {
   readonly collective: number;
 }
 
-export type CollectiveOp = "allReduce" | "allGather" | "reduceScatter";
+export type CollectiveOp = "allReduce" | "allGather" | "reduceScatter" | "allToAll";
 
 /**
  * A collective over the ranks that share all coordinates except those on `axes`.
  *
  * The full tensor (the input of allReduce and reduceScatter, the output of allGather) is seen as
  * [outer, group size, chunkElements]: rank i of the group owns chunk i of every outer row. For allReduce, outer
- * is 1 and the chunks are the algorithm's own affair (any length works). Input and output slots are either the
+ * is 1 and the chunks are the algorithm's own affair (any length works). For allToAll, outer is 1, input and output are
+ * both [group size, chunkElements] and disjoint: chunk p goes to rank p, whose chunk for this rank takes its place. Input and output slots are either the
  * same bytes (in place; for allGather the input may lie in its chunk of the output) or disjoint.
  * The input may be read until the wait returns, and is not written unless it is the output.
  */
@@ -118,7 +119,7 @@ export interface Collective {
   /** Sum order and traffic are functions of these two, fixed at compile time. */
   readonly algorithm: "direct" | "ring";
   readonly segmentBytes: number;
-  /** Bytes of the full tensor. */
+  /** Bytes of the full tensor; for allToAll of the input. */
   readonly payloadBytes: number;
   /** Payload bytes a rank sends (headers not counted): the largest over the group where ranks differ by a ragged chunk. */
   readonly wireBytes: number;

@@ -100,6 +100,9 @@ export class CollectiveRun {
         input.buffer === output.buffer &&
         input.byteOffset === output.byteOffset + index * own.end;
       if (!inPlace) storeRegion(schedule.layout, own, output, input);
+    } else if (descriptor.op === "allToAll") {
+      const own = { chunk: index, start: 0, end: chunkBytes(schedule.layout, index) };
+      storeRegion(schedule.layout, own, buffers.output, regionBytes(schedule.layout, own, buffers.input));
     }
     if (this.#open === 0) this.#finish();
     else this.#pump();

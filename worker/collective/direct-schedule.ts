@@ -3,10 +3,11 @@ import type { Lane, Schedule, ScheduledReceive, ScheduledSend } from "./schedule
 
 /**
  * Every rank sends to every other one at once: one latency. allReduce sends the whole tensor, reduceScatter the
- * receiver's chunk, allGather the own chunk. Sums are made in the order 0..N-1 of the group on every rank.
+ * receiver's chunk, allGather the own chunk, allToAll the receiver's chunk. Sums are made in the order 0..N-1 of the group on every rank.
  */
 export function directSchedule(shape: CollectiveShape): Schedule {
   const { op, size, index, segmentBytes } = shape;
+  const sums = op === "allReduce" || op === "reduceScatter";
   const layout = layoutOf(shape);
   const segments = (chunk: number) => segmentsOf(layout, chunk, segmentBytes);
   const sends: Lane<ScheduledSend>[] = [];
@@ -14,13 +15,13 @@ export function directSchedule(shape: CollectiveShape): Schedule {
   // Each rank begins with the next one, so that they do not all besiege rank 0 first.
   for (let distance = 1; distance < size; distance++) {
     const peer = (index + distance) % size;
-    const sent = op === "allReduce" ? 0 : op === "reduceScatter" ? peer : index;
+    const sent = op === "allReduce" ? 0 : op === "allGather" ? index : peer;
     const received = op === "allReduce" ? 0 : op === "reduceScatter" ? index : peer;
-    const action = op === "allGather" ? "store" : "sum";
+    const action = sums ? "sum" : "store";
     sends.push({ peer, items: segments(sent).map((region) => ({ region, relays: -1 })) });
     receives.push({ peer, items: segments(received).map((region) => ({ region, action })) });
   }
   const sumUnits =
-    op === "allGather" || size <= 1 ? [] : segments(op === "allReduce" ? 0 : index);
+    !sums || size <= 1 ? [] : segments(op === "allReduce" ? 0 : index);
   return { sends, receives, sumUnits, layout };
 }

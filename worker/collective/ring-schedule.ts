@@ -1,3 +1,4 @@
+import { InternalError } from "../../shared/errors.ts";
 import { type CollectiveShape, layoutOf, segmentsOf } from "./chunk-layout.ts";
 import type { ReceiveAction, Schedule, ScheduledReceive, ScheduledSend } from "./schedule.ts";
 
@@ -46,6 +47,8 @@ function actionOf({ op, size }: CollectiveShape, round: number, last: boolean): 
       return last ? "reduce" : "relay";
     case "allGather":
       return "store";
+    case "allToAll":
+      throw new InternalError("an allToAll is exchanged directly, not in a ring");
   }
 }
 
