@@ -1,4 +1,3 @@
-import { InvalidArgumentError } from "../../shared/errors.ts";
 import type { AxisSize, MeshSpec } from "../../shared/job/job-spec.ts";
 import type { MeshSizes } from "../job/job-state.ts";
 import { formatBytes } from "./format-bytes.ts";
@@ -34,7 +33,7 @@ export type Placement =
       readonly workers: readonly string[];
     }
   | { readonly kind: "wait"; readonly reason: string }
-  | { readonly kind: "invalid"; readonly error: InvalidArgumentError };
+  | { readonly kind: "invalid"; readonly error: Error };
 
 /** A job in the queue, first come first. */
 export interface QueuedJob extends Demand {
@@ -105,8 +104,8 @@ export function place(
   try {
     return placeGang(job, free, registered);
   } catch (error) {
-    if (error instanceof InvalidArgumentError) return { kind: "invalid", error };
-    throw error;
+    // Whatever one job's compilation throws is that job's end, never the queue's.
+    return { kind: "invalid", error: error instanceof Error ? error : new Error(String(error)) };
   }
 }
 
@@ -164,10 +163,10 @@ export function sizesFor(mesh: MeshSpec, workers: number): MeshSizes | undefined
   return need >= 1 && need <= workers ? sizes : undefined;
 }
 
-/** Workers of the smallest mesh that the spec allows. */
-export function minWorkers(mesh: MeshSpec): number {
+/** The smallest mesh that the spec allows. */
+export function leastSizes(mesh: MeshSpec): MeshSizes {
   const least = (size: AxisSize): number => (size === "auto" ? 1 : size);
-  return least(mesh.dataParallel) * least(mesh.tensorParallel);
+  return { dataParallel: least(mesh.dataParallel), tensorParallel: least(mesh.tensorParallel) };
 }
 
 export function fits(peakBytes: number, worker: SchedulableWorker): boolean {
@@ -213,7 +212,8 @@ function waitReason(
     | { readonly peakBytes: number; readonly need: number; readonly fit: number }
     | undefined,
 ): string {
-  const need = minWorkers(job.mesh);
+  const { dataParallel, tensorParallel } = leastSizes(job.mesh);
+  const need = dataParallel * tensorParallel;
   const needs = `needs ${count(need, "worker")}`;
   if (registered.length === 0) return `${needs}, none is registered`;
   if (free.length < need)

@@ -139,9 +139,7 @@ export class WorkerRegistry {
   }
 
   /** The live worker of this name and the session that speaks for it. */
-  find(
-    name: string,
-  ):
+  find(name: string):
     | {
         readonly info: WorkerInfo;
         readonly sessionId: number;

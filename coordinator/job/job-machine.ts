@@ -168,6 +168,11 @@ export class JobMachine {
     return this.log.numSteps;
   }
 
+  /** The first step that `rank` has not reported. */
+  nextStep(rank: number): number {
+    return this.#ledger.nextStep(rank);
+  }
+
   /** Wall time of the end; undefined before it. */
   get endedAtMs(): number | undefined {
     return this.#endedAtMs;

@@ -1,0 +1,5 @@
+import type { Instant } from "./job/job-state.ts";
+
+export type Clock = () => Instant;
+
+export const systemClock: Clock = () => ({ wallMs: Date.now(), monotonicMs: performance.now() });

@@ -1,0 +1,174 @@
+import { readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import type { Logger } from "pino";
+import { formatHostPort, type HostPort, isLoopback, parseHostPort } from "../shared/rpc/address.ts";
+import { protosDirectory, services } from "../shared/rpc/proto.ts";
+import { RpcServer } from "../shared/rpc/server.ts";
+import { systemClock } from "./clock.ts";
+import { anyPath, insideRoot, noPaths, type PathPolicy } from "./data/paths.ts";
+import { Engine } from "./engine.ts";
+import { serveHttp } from "./http-server.ts";
+import { LocalJobFiles } from "./job/local-job-files.ts";
+import { type CoordinatorLimits, DEFAULT_LIMITS } from "./limits.ts";
+import { CoordinatorMetrics } from "./metrics.ts";
+import type { Planner } from "./planner.ts";
+import { planJob } from "./planning/plan-job.ts";
+import { printReport } from "./planning/report.ts";
+import { rankService } from "./rank-service.ts";
+import { StreamedBatches } from "./streamed-batches.ts";
+import { trainingService } from "./training-service.ts";
+
+/** Which files jobs may name. */
+export type FilesPolicy =
+  /** None. */
+  | { readonly kind: "none" }
+  /** Those inside `dir`; relative paths are relative to it. */
+  | { readonly kind: "root"; readonly dir: string }
+  /** Any that this process may use; relative paths are relative to `baseDir`. For a user's own process. */
+  | { readonly kind: "any"; readonly baseDir: string };
+
+export interface CoordinatorOptions {
+  /** host:port of the gRPC server; port 0 takes a free one. */
+  readonly listen: string;
+  /** host:port of `/metrics`. */
+  readonly http: string;
+  readonly files: FilesPolicy;
+  readonly logger: Logger;
+  /** @default planJob */
+  readonly planner?: Planner;
+  /** Instead of DEFAULT_LIMITS. */
+  readonly limits?: Partial<CoordinatorLimits>;
+}
+
+export interface CoordinatorHandle {
+  /** Bound host:port of the gRPC server. */
+  readonly grpcAddress: string;
+  /** Bound host:port of /metrics. */
+  readonly httpAddress: string;
+  /** Cancels all jobs and ends all sessions in order, within `graceMs`; then cuts off what is left. */
+  stop(graceMs: number): Promise<void>;
+  /** Settles when the coordinator has ended. */
+  readonly done: Promise<void>;
+}
+
+/**
+ * Starts a coordinator in this process.
+ * @throws FailedPreconditionError when a port is taken; InvalidArgumentError for an address that is none
+ */
+export async function startCoordinator(options: CoordinatorOptions): Promise<CoordinatorHandle> {
+  const { logger, planner = planJob } = options;
+  const limits = { ...DEFAULT_LIMITS, ...options.limits };
+  const grpc = parseHostPort(options.listen, "listen");
+  const http = parseHostPort(options.http, "http");
+  const version = packageVersion();
+  const streams = new StreamedBatches();
+  const files = new LocalJobFiles(pathPolicy(options.files), streams);
+  const metrics = new CoordinatorMetrics({ version, keepMs: limits.metricsMs });
+  const clock = systemClock;
+  const engine = new Engine({ planner, files, clock, limits, logger, observer: metrics });
+  metrics.observe(engine.jobs, engine.workers, () => clock().monotonicMs);
+  const { training, rank } = services();
+  const server = new RpcServer({
+    services: [
+      {
+        service: training,
+        handlers: trainingService({
+          engine,
+          planner,
+          reportText: (plan) => printReport(plan.report),
+          files,
+          streams,
+          clock,
+          cancelWaitMs: limits.releaseMs + 1_000,
+        }),
+      },
+      {
+        service: rank,
+        handlers: rankService({ engine, heartbeatMs: limits.heartbeatMs, version, logger }),
+      },
+    ],
+  });
+  let stopping = false;
+  const httpServer = await serveHttp(http, {
+    registry: metrics.registry,
+    healthy: () => !stopping,
+    status: () => statusOf(engine, version),
+  });
+  const closeAll = async (graceMs: number): Promise<void> => {
+    stopping = true;
+    server.setServing(false);
+    await engine.stop(graceMs);
+    await server.stop(Math.min(graceMs, 500));
+    await httpServer.close();
+    metrics.close();
+  };
+  let bound: HostPort;
+  try {
+    bound = await server.bind(grpc);
+  } catch (error) {
+    await closeAll(0);
+    throw error;
+  }
+  for (const { host } of [bound, httpServer.address]) {
+    if (isLoopback(host)) continue;
+    logger.warn(
+      { host },
+      "listening beyond loopback without TLS or tokens: whoever reaches this port can run jobs",
+    );
+  }
+  const grpcAddress = formatHostPort(bound);
+  const httpAddress = formatHostPort(httpServer.address);
+  logger.info(
+    { grpc: grpcAddress, http: httpAddress, version, files: options.files, limits },
+    "coordinator is up",
+  );
+  let finished: () => void = () => undefined;
+  const done = new Promise<void>((resolve) => {
+    finished = resolve;
+  });
+  let stopped: Promise<void> | undefined;
+  return {
+    grpcAddress,
+    httpAddress,
+    stop(graceMs) {
+      stopped ??= closeAll(graceMs).finally(finished);
+      return stopped;
+    },
+    done,
+  };
+}
+
+function pathPolicy(files: FilesPolicy): PathPolicy {
+  switch (files.kind) {
+    case "none":
+      return noPaths();
+    case "root":
+      return insideRoot(files.dir);
+    case "any":
+      return anyPath(files.baseDir);
+  }
+}
+
+/** What `/` shows: who is there and what runs. */
+function statusOf(engine: Engine, version: string): unknown {
+  const jobs = engine.jobs.all().slice(-50);
+  return {
+    service: "rankmesh coordinator",
+    version,
+    workers: engine.workers.registered().length,
+    idleWorkers: engine.workers.idle().length,
+    jobs: jobs.map((job) => ({
+      jobId: job.jobId,
+      state: job.machine.phase,
+      stepsDone: job.machine.stepsDone,
+      steps: job.spec.steps,
+    })),
+  };
+}
+
+/** This package's version, as package.json says it. */
+function packageVersion(): string {
+  const file = join(dirname(protosDirectory()), "package.json");
+  const { version } = JSON.parse(readFileSync(file, "utf8")) as { readonly version?: unknown };
+  return typeof version === "string" ? version : "unknown";
+}

@@ -1,0 +1,18 @@
+import type { Program } from "../../shared/program/program.ts";
+import { formatBytes } from "./format-bytes.ts";
+import type { SchedulableWorker } from "./scheduler.ts";
+
+/** Why no worker can hold a rank of this program: what it needs by kind, against what the largest one has. */
+export function memoryBill(program: Program, workers: readonly SchedulableWorker[]): string {
+  const largest = workers.reduce((a, b) => (b.memoryLimitBytes > a.memoryLimitBytes ? b : a));
+  const kinds = Object.entries(program.memoryByKind)
+    .filter(([, bytes]) => bytes > 0)
+    .sort(([, a], [, b]) => b - a)
+    .map(([kind, bytes]) => `${kind} ${formatBytes(bytes)}`);
+  const mesh = program.mesh.axes.map((axis) => `${axis.name} ${axis.size}`).join(" x ");
+  return (
+    `a rank needs ${formatBytes(program.arenaBytes)} (${program.arenaBytes} bytes: ${kinds.join(", ")}) at ${mesh}, ` +
+    `but the largest registered worker, ${largest.name}, has ${formatBytes(largest.memoryLimitBytes)} ` +
+    `(${largest.memoryLimitBytes} bytes); use more ranks or workers with more memory`
+  );
+}

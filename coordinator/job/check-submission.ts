@@ -1,0 +1,55 @@
+import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
+import type { JobSpec } from "../../shared/job/job-spec.ts";
+import { jobSpecFromProto } from "../../shared/job/proto.ts";
+import { resolveJobSpec } from "../../shared/job/resolve.ts";
+import type { JobSpec__Output } from "../../shared/rpc/gen/rankmesh/v1/JobSpec.ts";
+import { leastSizes } from "../gang/scheduler.ts";
+import type { JobPlan, Planner } from "../planner.ts";
+import type { JobFiles } from "./job-files.ts";
+import type { MeshSizes } from "./job-state.ts";
+
+export interface CheckedJob {
+  readonly spec: JobSpec;
+  readonly plan: JobPlan;
+}
+
+/**
+ * Checks a submitted spec whole: its schema, then plan, shapes and divisibility, then its files, each as far as it can be
+ * checked in spite of the faults before. An `auto` axis is taken as `sizes` says, by default 1.
+ * @throws InvalidArgumentError with every fault found, each with its field path
+ */
+export async function checkSubmission(
+  message: JobSpec__Output | null,
+  planner: Planner,
+  files: JobFiles,
+  sizes: (spec: JobSpec) => MeshSizes = (spec) => leastSizes(spec.mesh),
+): Promise<CheckedJob> {
+  const resolved = resolveJobSpec(jobSpecFromProto(message));
+  const spec = resolved.ok ? resolved.spec : resolved.partial;
+  const faults: Fault[] = resolved.ok ? [] : [...resolved.faults];
+  // What is said of a key that holds a stand-in is no fault of the user's.
+  const add = (found: readonly Fault[]): void => {
+    faults.push(...found.filter(({ path }) => resolved.ok || !resolved.broken.has(path)));
+  };
+  let plan: JobPlan | undefined;
+  if (spec !== undefined) {
+    try {
+      plan = planner(spec, sizes(spec));
+    } catch (error) {
+      if (!(error instanceof InvalidArgumentError)) throw error;
+      add(error.faults);
+    }
+    add(await files.check(spec, plan?.program));
+  }
+  if (faults.length > 0 || spec === undefined || plan === undefined)
+    throw new InvalidArgumentError(faults);
+  return { spec, plan };
+}
+
+/** Equal for specs that mean the same: defaults filled in, keys in one order. */
+export function specKey(spec: JobSpec): string {
+  return JSON.stringify(spec, (_, value: unknown) => {
+    if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+    return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
+  });
+}

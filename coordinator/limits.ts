@@ -1,0 +1,48 @@
+/** Bounds of a coordinator, all in milliseconds, bytes or counts. */
+export interface CoordinatorLimits {
+  /** Workers are told to send a heartbeat this often. */
+  readonly heartbeatMs: number;
+  /** A worker silent for longer is lost. At least a few heartbeats, or a busy host loses its workers. */
+  readonly leaseMs: number;
+  /** A lost worker stays in the list for this long. */
+  readonly rememberLostMs: number;
+  /** From the assignment to the last rank being ready; models above 1 GB get more (`READY_BYTES_PER_SECOND`). */
+  readonly readyMs: number;
+  /** From the delivery of a step's batch to its last report. Must exceed the longest step of any job. */
+  readonly stepMs: number;
+  /** After the first complaint about a peer: time for the peer's own death to show. */
+  readonly graceMs: number;
+  /** From abort or release to the last rank's answer; then the job ends without it. */
+  readonly releaseMs: number;
+  /** A worker that has not let go of an ended job after this long is cut off. */
+  readonly drainMs: number;
+  /** No progress of a collective for this long is an error; ranks are told. */
+  readonly collectiveMs: number;
+  /** Nothing from a rank for this long while its weights are read is an error. */
+  readonly readShardMs: number;
+  /** Metrics of a job stay for this long after its end. */
+  readonly metricsMs: number;
+  /** More waiting jobs are refused. */
+  readonly maxQueuedJobs: number;
+  /** Ended jobs that are remembered. */
+  readonly maxEndedJobs: number;
+}
+
+export const DEFAULT_LIMITS: CoordinatorLimits = {
+  heartbeatMs: 1_000,
+  leaseMs: 5_000,
+  rememberLostMs: 60_000,
+  readyMs: 60_000,
+  stepMs: 30 * 60_000,
+  graceMs: 300,
+  releaseMs: 2_000,
+  drainMs: 30_000,
+  collectiveMs: 60_000,
+  readShardMs: 60_000,
+  metricsMs: 60_000,
+  maxQueuedJobs: 1_000,
+  maxEndedJobs: 1_000,
+};
+
+/** Slowest pace at which ranks are expected to initialise or load, per rank. */
+export const READY_BYTES_PER_SECOND = 20e6;

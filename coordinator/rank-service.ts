@@ -1,0 +1,172 @@
+import type { ServerDuplexStream } from "@grpc/grpc-js";
+import type { Logger } from "pino";
+import {
+  FailedPreconditionError,
+  type Fault,
+  InvalidArgumentError,
+  UnavailableError,
+} from "../shared/errors.ts";
+import { parseHostPort } from "../shared/rpc/address.ts";
+import type { RankServiceHandlers } from "../shared/rpc/gen/rankmesh/v1/RankService.ts";
+import type { Register__Output } from "../shared/rpc/gen/rankmesh/v1/Register.ts";
+import type { SessionRequest__Output } from "../shared/rpc/gen/rankmesh/v1/SessionRequest.ts";
+import type { SessionResponse } from "../shared/rpc/gen/rankmesh/v1/SessionResponse.ts";
+import { serverStreaming } from "../shared/rpc/handlers.ts";
+import { toServiceError } from "../shared/rpc/status.ts";
+import type { Engine } from "./engine.ts";
+import type { Session } from "./gang/session.ts";
+import type { WorkerInfo } from "./gang/worker-registry.ts";
+import { nameFault } from "./job/job-id.ts";
+
+type SessionCall = ServerDuplexStream<SessionRequest__Output, SessionResponse>;
+
+/** A worker that does not say who it is within this time is sent away. */
+const REGISTER_MS = 10_000;
+
+/** A worker that leaves this many messages unread is not reading at all. */
+const MAX_UNREAD_MESSAGES = 256;
+
+export interface RankServiceOptions {
+  readonly engine: Engine;
+  readonly heartbeatMs: number;
+  /** Version of this coordinator: workers of another minor version are refused. */
+  readonly version: string;
+  readonly logger: Logger;
+}
+
+/** The workers' side of the coordinator: their sessions, and what their ranks pull. */
+export function rankService(options: RankServiceOptions): RankServiceHandlers {
+  const { engine } = options;
+  let lastSessionId = 0;
+  return {
+    Session: (call) => {
+      lastSessionId += 1;
+      serveSession(call, lastSessionId, options);
+    },
+    StreamBatches: serverStreaming(({ jobId, generation, rank }, { signal }) =>
+      engine.gang(jobId, generation).feed(rank).stream(rank, signal),
+    ),
+    ReadInitialWeights: serverStreaming(async function* ({ jobId, generation, rank, stored }) {
+      for await (const piece of engine.gang(jobId, generation).weights(rank).read(stored, rank)) {
+        yield { data: Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength) };
+      }
+    }),
+  };
+}
+
+/** Speaks with one worker from its first message to the end of its stream. */
+function serveSession(call: SessionCall, id: number, options: RankServiceOptions): void {
+  const { engine, heartbeatMs, version, logger } = options;
+  let name: string | undefined;
+  let ended = false;
+
+  const over = (why: string, inGoodOrder: boolean): void => {
+    if (ended) return;
+    ended = true;
+    clearTimeout(registerTimer);
+    if (name !== undefined) engine.left(name, id, why, inGoodOrder);
+  };
+  const session: Session = {
+    id,
+    send(message) {
+      if (ended) return;
+      if (call.writableLength > MAX_UNREAD_MESSAGES) {
+        const why = "it does not read what it is sent";
+        over(why, false);
+        call.destroy(toServiceError(new UnavailableError(`the session was ended: ${why}`)));
+        return;
+      }
+      call.write(message);
+    },
+    end(error) {
+      over(error.message, false);
+      call.destroy(toServiceError(error));
+    },
+  };
+  const registerTimer = setTimeout(() => {
+    session.end(new InvalidArgumentError(`no register message within ${REGISTER_MS / 1000} s`));
+  }, REGISTER_MS);
+
+  call.on("data", (message: SessionRequest__Output) => {
+    if (ended) return;
+    try {
+      if (name !== undefined) {
+        if (message.register) throw new InvalidArgumentError("register came twice in one session");
+        engine.hear(name, id, message);
+        return;
+      }
+      if (!message.register) throw new InvalidArgumentError("the first message must be register");
+      const info = workerInfo(message.register, version);
+      clearTimeout(registerTimer);
+      // Said before anything that joining sets off, such as an assignment.
+      session.send({
+        registered: {
+          workerId: `${info.name}#${id}`,
+          heartbeatIntervalSeconds: heartbeatMs / 1000,
+        },
+      });
+      name = info.name;
+      engine.join(info, session);
+    } catch (error) {
+      logger.warn({ peer: call.getPeer(), worker: name, err: error }, "session ended by an error");
+      session.end(error instanceof Error ? error : new Error(String(error)));
+    }
+  });
+  call.on("end", () => {
+    over("it left", true);
+    call.end();
+  });
+  call.on("cancelled", () => over("its connection ended (killed, crashed or cut off)", false));
+  call.on("error", (error: Error) => over(`its connection failed: ${error.message}`, false));
+}
+
+/** @throws InvalidArgumentError with all faults; FailedPreconditionError for another version */
+function workerInfo(register: Register__Output, version: string): WorkerInfo {
+  const faults: Fault[] = [];
+  const check = (path: string, value: string, required: boolean): void => {
+    const fault =
+      required && value === "" ? { path, message: "is missing" } : nameFault(value, path);
+    if (fault !== undefined) faults.push(fault);
+  };
+  check("name", register.name, true);
+  check("backend", register.backend, true);
+  check("fingerprint", register.fingerprint, true);
+  check("device", register.device, false);
+  check("httpAddress", register.httpAddress, false);
+  check("version", register.version, false);
+  try {
+    const { port } = parseHostPort(register.address, "address");
+    if (port === 0)
+      faults.push({ path: "address", message: "has port 0; advertise the port that is bound" });
+  } catch (error) {
+    if (!(error instanceof InvalidArgumentError)) throw error;
+    faults.push(...error.faults);
+  }
+  if (!Number.isSafeInteger(register.memoryLimitBytes) || register.memoryLimitBytes < 0) {
+    faults.push({
+      path: "memoryLimitBytes",
+      message: `${register.memoryLimitBytes} is no number of bytes`,
+    });
+  }
+  if (faults.length > 0) throw new InvalidArgumentError(faults);
+  if (minorVersion(register.version) !== minorVersion(version)) {
+    throw new FailedPreconditionError(
+      `worker ${JSON.stringify(register.name)} is version ${register.version || "(none)"}, this coordinator is ${version}; run the same version`,
+    );
+  }
+  const { name, address, httpAddress, backend, device, memoryLimitBytes, fingerprint } = register;
+  return {
+    name,
+    address,
+    httpAddress,
+    backend,
+    device,
+    memoryLimitBytes,
+    fingerprint,
+    version: register.version,
+  };
+}
+
+function minorVersion(version: string): string {
+  return version.split(".").slice(0, 2).join(".");
+}
