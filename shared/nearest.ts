@@ -24,14 +24,16 @@ export function editDistance(a: string, b: string): number {
 
 /**
  * Up to `limit` of `candidates` that `name` may have been meant to be, nearest first, ties in the given order.
- * Case, `-` and `_` cost nothing; a name further off than 40% of its length is not offered.
+ * Case, `-` and `_` cost nothing; a name further off than 40% of its length (but one slip, if a character stays) is
+ * not offered.
  */
 export function nearestNames(name: string, candidates: Iterable<string>, limit = 3): string[] {
   const wanted = fold(name);
   const found: { name: string; distance: number }[] = [];
   for (const candidate of candidates) {
     const folded = fold(candidate);
-    const allowed = Math.max(1, Math.floor(0.4 * Math.max(wanted.length, folded.length)));
+    const longer = Math.max(wanted.length, folded.length);
+    const allowed = Math.min(longer - 1, Math.max(1, Math.floor(0.4 * longer)));
     if (Math.abs(wanted.length - folded.length) > allowed) continue;
     const distance = editDistance(wanted, folded);
     if (distance <= allowed) found.push({ name: candidate, distance });

@@ -1,5 +1,4 @@
 import { type Fault, InvalidArgumentError } from "../errors.ts";
-import type { OptimizerSpec, ScheduleSpec } from "../program/program.ts";
 import { FaultList } from "./faults.ts";
 import type { JobSpec } from "./job-spec.ts";
 import { MAX_ELEMENTS, MAX_RANKS } from "./limits.ts";
@@ -52,22 +51,6 @@ export function requireJobSpec(
   const result = resolveJobSpec(value, options);
   if (!result.ok) throw new InvalidArgumentError(result.faults);
   return result.spec;
-}
-
-/** The optimizer as programs hold it. */
-export function programOptimizer(spec: JobSpec): OptimizerSpec {
-  return "adamw" in spec.optimizer
-    ? { kind: "adamw", ...spec.optimizer.adamw }
-    : { kind: "sgd", ...spec.optimizer.sgd };
-}
-
-/** The learning-rate schedule as programs hold it; a cosine ends with the job. */
-export function programSchedule(spec: JobSpec): ScheduleSpec {
-  const { schedule } = spec;
-  if ("linearWarmup" in schedule)
-    return { kind: "linearWarmup", steps: schedule.linearWarmup.steps };
-  if ("cosine" in schedule) return { kind: "cosine", ...schedule.cosine, totalSteps: spec.steps };
-  return { kind: "constant" };
 }
 
 const SOURCES = ["safetensors", "random", "stream"];

@@ -34,6 +34,7 @@ describe("nearest names", () => {
 
   it("leave out what is far off", () => {
     expect(nearestNames("optimizer", ["mesh", "plan"])).to.deep.equal([]);
+    expect(nearestNames("x", ["y", "x1", "X"])).to.deep.equal(["X", "x1"]);
     expect(didYouMean("optimizer", ["mesh", "plan"])).to.equal("");
     expect(didYouMean("rowise", ["rowwise", "colwise"], 1)).to.equal('; did you mean "rowwise"?');
   });

@@ -2,12 +2,7 @@ import { expect } from "chai";
 import fc from "fast-check";
 import { InvalidArgumentError } from "../../../shared/errors.ts";
 import type { JobSpec } from "../../../shared/job/job-spec.ts";
-import {
-  programOptimizer,
-  programSchedule,
-  requireJobSpec,
-  resolveJobSpec,
-} from "../../../shared/job/resolve.ts";
+import { requireJobSpec, resolveJobSpec } from "../../../shared/job/resolve.ts";
 
 const MODEL = { feedForward: { dim: 48, hidden: 80 } };
 const DATA = { random: {} };
@@ -62,12 +57,8 @@ describe("resolving a job spec", () => {
       optimizer: { adamw: { weightDecay: 0, betas: [0, 0] } },
     });
     expect(spec.steps).to.equal(0);
-    expect(programOptimizer(spec)).to.deep.equal({
-      kind: "adamw",
-      lr: 3e-3,
-      betas: [0, 0],
-      eps: 1e-8,
-      weightDecay: 0,
+    expect(spec.optimizer).to.deep.equal({
+      adamw: { lr: 3e-3, betas: [0, 0], eps: 1e-8, weightDecay: 0 },
     });
   });
 
@@ -77,21 +68,15 @@ describe("resolving a job spec", () => {
     expect(spec.plan).to.deep.equal({});
   });
 
-  it("gives a cosine schedule the length of the job", () => {
+  it("fills in the keys of a chosen optimizer and schedule", () => {
     const spec = requireJobSpec({
       model: MODEL,
       data: DATA,
-      steps: 20,
       schedule: { cosine: { minLr: 1e-4 } },
       optimizer: { sgd: { lr: 0.5 } },
     });
-    expect(programSchedule(spec)).to.deep.equal({
-      kind: "cosine",
-      warmupSteps: 0,
-      minLr: 1e-4,
-      totalSteps: 20,
-    });
-    expect(programOptimizer(spec)).to.deep.equal({ kind: "sgd", lr: 0.5, momentum: 0 });
+    expect(spec.schedule).to.deep.equal({ cosine: { warmupSteps: 0, minLr: 1e-4 } });
+    expect(spec.optimizer).to.deep.equal({ sgd: { lr: 0.5, momentum: 0 } });
   });
 
   const single: readonly [string, Record<string, unknown>, string][] = [

@@ -1,0 +1,166 @@
+import { truncate, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect } from "chai";
+import { dataInputs } from "../../../coordinator/data/data-source.ts";
+import { anyPath } from "../../../coordinator/data/paths.ts";
+import { randomSource } from "../../../coordinator/data/random-source.ts";
+import { openSafetensorsSource } from "../../../coordinator/data/safetensors-source.ts";
+import { DataLossError, InvalidArgumentError } from "../../../shared/errors.ts";
+import { fillStandardNormals } from "../../../shared/random/normal.ts";
+import { caught } from "../../support/caught.ts";
+import { counting, floats, type TestTensor, withFolder, writeTensors } from "../../support/data.ts";
+import { fixturePath } from "../../support/fixtures.ts";
+
+const X = { name: "x", dtype: "float32", dims: [3] } as const;
+const Y = { name: "y", dtype: "float32", dims: [2] } as const;
+const TOKENS = { name: "tokens", dtype: "int32", dims: [] } as const;
+
+describe("random data", () => {
+  it("is element g of the stream of its input's name, whatever rows are asked for", async () => {
+    const source = randomSource({ length: 5, seed: 7 }, [X, Y]);
+    const all = new Float32Array(15);
+    fillStandardNormals(all, { seed: 7, name: "x" });
+    const row = (index: number): number[] => [...all.subarray(3 * index, 3 * index + 3)];
+    expect(floats(await source.readRows(0, [4, 1, 1]))).to.deep.equal([
+      ...row(4),
+      ...row(1),
+      ...row(1),
+    ]);
+    expect(floats(await source.readRows(0, [1]))).to.deep.equal(row(1));
+    const y = new Float32Array(10);
+    fillStandardNormals(y, { seed: 7, name: "y" });
+    expect(floats(await source.readRows(1, [3]))).to.deep.equal([...y.subarray(6, 8)]);
+  });
+
+  it("is the same when it is too large to be kept, over pieces of a row", async () => {
+    const wide = { name: "x", dtype: "float32", dims: [70_001] } as const;
+    const source = randomSource({ length: 1000, seed: 1 }, [wide]);
+    const want = new Float32Array(70_001);
+    fillStandardNormals(want, { seed: 1, name: "x", start: 999 * 70_001 });
+    const bytes = await source.readRows(0, [999]);
+    expect(Buffer.compare(bytes, new Uint8Array(want.buffer))).to.equal(0);
+  });
+
+  it("is refused for inputs that are no floats, and where elements can't be numbered", () => {
+    expect(() => randomSource({ length: 2 ** 40, seed: 0 }, [TOKENS, { ...X, dims: [2 ** 20] }]))
+      .to.throw(InvalidArgumentError)
+      .with.property("message")
+      .that.equals(
+        [
+          `data.random: makes float32 values, and the job's input "tokens" is int32; use safetensors or stream`,
+          'data.random.length: is 1099511627776; for input "x" at most 8589934591 rows can be numbered',
+        ].join("\n"),
+      );
+  });
+});
+
+async function open(folder: string, tensors: Record<string, TestTensor>, inputs = [X, Y]) {
+  await writeTensors(join(folder, "d.safetensors"), tensors);
+  return openSafetensorsSource(
+    await anyPath(folder).input("d.safetensors", "data.safetensors.path"),
+    inputs,
+  );
+}
+
+describe("data of a safetensors file", () => {
+  it("gives rows in the order asked for", () =>
+    withFolder(async (folder) => {
+      const source = await open(folder, { x: counting([5, 3]), y: counting([5, 2], 100) });
+      expect(source.rows).to.equal(5);
+      expect(floats(await source.readRows(0, [3, 4, 0, 1, 1]))).to.deep.equal([
+        ...[9, 10, 11, 12, 13, 14],
+        ...[0, 1, 2, 3, 4, 5, 3, 4, 5],
+      ]);
+      expect(floats(await source.readRows(1, [2]))).to.deep.equal([104, 105]);
+      expect(await source.readRows(1, [])).to.have.length(0);
+      await source.close();
+    }));
+
+  it("gives int32 rows", () =>
+    withFolder(async (folder) => {
+      const tokens = { shape: [4], values: Int32Array.of(9, 8, 7, -6) };
+      await writeTensors(join(folder, "d.safetensors"), { tokens });
+      const path = await anyPath(folder).input("d.safetensors", "data.safetensors.path");
+      const source = await openSafetensorsSource(path, [TOKENS]);
+      const bytes = await source.readRows(0, [3, 0]);
+      expect([...new Int32Array(bytes.slice().buffer)]).to.deep.equal([-6, 9]);
+      await source.close();
+    }));
+
+  it("reads the reference's data", async () => {
+    const path = await anyPath(fixturePath("reference/feedforward-mse")).input(
+      "data.safetensors",
+      "data.safetensors.path",
+    );
+    const shape = [6, 48];
+    const inputs = dataInputs({
+      inputs: [
+        { name: "x", dtype: "float32", globalShape: shape, layout: [], slot: 0 },
+        { name: "y", dtype: "float32", globalShape: shape, layout: [], slot: 1 },
+      ],
+    });
+    const source = await openSafetensorsSource(path, inputs);
+    expect(source.rows).to.equal(60);
+    expect(await source.readRows(1, [59, 0])).to.have.length(2 * 48 * 4);
+    await source.close();
+  });
+
+  const faulty: readonly [string, Record<string, TestTensor>, string[]][] = [
+    [
+      "too few columns",
+      { x: counting([5, 2]), y: counting([5, 2]) },
+      [`tensor "x" is [5, 2] F32; the job's input of that name is [rows, 3] float32`],
+    ],
+    [
+      "another dtype",
+      { x: { shape: [5, 3], values: new Int32Array(15) }, y: counting([5, 2]) },
+      [`tensor "x" is [5, 3] I32; the job's input of that name is [rows, 3] float32`],
+    ],
+    [
+      "a missing tensor and one of the wrong rank",
+      { X: counting([5, 3]), y: counting([5, 2, 1]) },
+      [
+        `has no tensor "x" for the job's input of that name, [rows, 3] float32; did you mean "X"?`,
+        `tensor "y" is [5, 2, 1] F32; the job's input of that name is [rows, 2] float32`,
+      ],
+    ],
+    [
+      "unlike numbers of rows",
+      { x: counting([5, 3]), y: counting([4, 2]) },
+      ['tensors "x" and "y" have 5 and 4 rows; all must have as many'],
+    ],
+    ["no rows", { x: counting([0, 3]), y: counting([0, 2]) }, ['tensor "x" has no rows']],
+  ];
+  for (const [what, tensors, messages] of faulty) {
+    it(`is refused for ${what}, naming file, tensor and both shapes`, () =>
+      withFolder(async (folder) => {
+        const error = await caught(open(folder, tensors));
+        expect(error).to.be.instanceOf(InvalidArgumentError);
+        expect(error.message.split("\n")).to.deep.equal(
+          messages.map((message) => `data.safetensors.path: d.safetensors: ${message}`),
+        );
+      }));
+  }
+
+  it("is refused when the file is cut short, under the name that the user gave", () =>
+    withFolder(async (folder) => {
+      await writeTensors(join(folder, "d.safetensors"), { x: counting([5, 3]) });
+      await truncate(join(folder, "d.safetensors"), 100);
+      const path = await anyPath(folder).input("d.safetensors", "data.safetensors.path");
+      const error = await caught(openSafetensorsSource(path, [X]));
+      expect(error.message).to.match(/^data\.safetensors\.path: d\.safetensors: /);
+      expect(error.message).to.not.contain(folder);
+      await writeFile(join(folder, "d.safetensors"), "x");
+      expect((await caught(openSafetensorsSource(path, [X]))).message).to.match(
+        /^data\.safetensors\.path: d\.safetensors: not a safetensors file/,
+      );
+    }));
+
+  it("fails as data loss when the file shrinks while the job runs", () =>
+    withFolder(async (folder) => {
+      const source = await open(folder, { x: counting([500, 3]), y: counting([500, 2]) });
+      await truncate(join(folder, "d.safetensors"), 200);
+      expect(await caught(source.readRows(0, [499]))).to.be.instanceOf(DataLossError);
+      await source.close();
+    }));
+});
