@@ -28,11 +28,13 @@ has_compiler() {
 
 has_blas() {
   [ "$(uname)" = Darwin ] && return 0 # Accelerate
-  local ldconfig
-  ldconfig=$(PATH="$PATH:/sbin:/usr/sbin" command -v ldconfig || true)
-  [ -n "$ldconfig" ] && "$ldconfig" -p 2>/dev/null | grep -qE 'lib(openblas|mkl_rt|blis)[^ ]*\.so' && return 0
-  ls /usr/lib/*/libopenblas*.so* /usr/lib/libopenblas*.so* /usr/local/lib/libopenblas*.so* \
-    /opt/intel/oneapi/mkl/latest/lib/libmkl_rt.so* >/dev/null 2>&1
+  local known file
+  known=$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null || true)
+  [[ $known =~ lib(openblas|mkl_rt|blis)[^\ ]*\.so ]] && return 0
+  for file in /usr/lib/libopenblas*.so* /usr/local/lib/libopenblas*.so* /opt/intel/oneapi/mkl/latest/lib/libmkl_rt.so*; do
+    [ -e "$file" ] && return 0
+  done
+  return 1
 }
 
 can_apt() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
