@@ -11,6 +11,9 @@ export const PROCESS_CONTEXT: CommandContext = {
   stderr: process.stderr,
 };
 
-export function printLines(stream: { write(text: string): unknown }, lines: readonly string[]): void {
+export function printLines(
+  stream: { write(text: string): unknown },
+  lines: readonly string[],
+): void {
   if (lines.length > 0) stream.write(`${lines.join("\n")}\n`);
 }

@@ -49,7 +49,10 @@ export async function runDaemon(
   const ended = handle.done.then(
     () => EXIT.done,
     (error: unknown) => {
-      logger.fatal({ err: error }, `${role} ended: ${error instanceof Error ? error.message : String(error)}`);
+      logger.fatal(
+        { err: error },
+        `${role} ended: ${error instanceof Error ? error.message : String(error)}`,
+      );
       return EXIT.jobFailed;
     },
   );

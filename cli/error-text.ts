@@ -8,10 +8,13 @@ export function errorLines(error: unknown): string[] {
   // These have said what there is to say already.
   if (error instanceof ExitRequest || error instanceof CommanderError) return [];
   if (error instanceof InvalidArgumentError && error.faults.some((fault) => fault.path !== "")) {
-    const lines = error.faults.map(({ path, message }) => `  ${path === "" ? "" : `${path}: `}${message}`);
+    const lines = error.faults.map(
+      ({ path, message }) => `  ${path === "" ? "" : `${path}: `}${message}`,
+    );
     return [`rankmesh: the job is not valid (${plural(error.faults.length, "fault")}):`, ...lines];
   }
-  if (error instanceof RankmeshError && !(error instanceof InternalError)) return [`rankmesh: ${error.message}`];
+  if (error instanceof RankmeshError && !(error instanceof InternalError))
+    return [`rankmesh: ${error.message}`];
   if (error instanceof Error) return [`rankmesh: ${error.stack ?? error.message}`];
   return [`rankmesh: ${String(error)}`];
 }

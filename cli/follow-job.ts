@@ -6,10 +6,15 @@ import type { Progress } from "./progress.ts";
  * Shows a job's events as progress until it has ended.
  * @returns the ended job
  */
-export async function followJob(handle: JobHandle, progress: Progress, signal: AbortSignal): Promise<Job> {
+export async function followJob(
+  handle: JobHandle,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<Job> {
   progress.start();
   try {
-    const onReconnect = (error: Error) => progress.status(`lost the coordinator, dialling again: ${error.message}`);
+    const onReconnect = (error: Error) =>
+      progress.status(`lost the coordinator, dialling again: ${error.message}`);
     for await (const event of handle.events({ signal, onReconnect })) {
       switch (event.kind) {
         case "state":
@@ -26,7 +31,7 @@ export async function followJob(handle: JobHandle, progress: Progress, signal: A
   } finally {
     progress.end();
   }
-  return await handle.get({ signal });
+  return handle.get({ signal });
 }
 
 /** `warn: rank 1: ...` */

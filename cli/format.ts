@@ -67,7 +67,8 @@ export function formatTable(
     Math.max(title.length, ...rows.map((row) => (row[column] ?? "").length)),
   );
   const numeric = header.map(
-    (_, column) => rows.length > 0 && rows.every((row) => /^-?[\d.,]+$|^-?$/.test(row[column] ?? "")),
+    (_, column) =>
+      rows.length > 0 && rows.every((row) => /^-?[\d.,]+$|^-?$/.test(row[column] ?? "")),
   );
   return [header, ...rows].map((row) =>
     row

@@ -55,7 +55,10 @@ async function withTracedModel(file: JobFile, folder: string): Promise<unknown> 
     return { ...value, model: { graph } };
   } catch (error) {
     if (!(error instanceof InvalidArgumentError)) throw error;
-    const faults = error.faults.map(({ path, message }) => ({ path: path || "model.module", message }));
+    const faults = error.faults.map(({ path, message }) => ({
+      path: path || "model.module",
+      message,
+    }));
     // A model that does not trace hides no fault of the other keys.
     const others = resolveJobSpec(value, { modules: "allow" });
     if (!others.ok) faults.push(...others.faults);

@@ -14,7 +14,9 @@ export function jobReport(job: Job): string[] {
 export function jobErrorText(error: JobError): string {
   const where: string[] = [];
   if (error.rank !== undefined) {
-    where.push(error.worker === undefined ? `rank ${error.rank}` : `rank ${error.rank} on ${error.worker}`);
+    where.push(
+      error.worker === undefined ? `rank ${error.rank}` : `rank ${error.rank} on ${error.worker}`,
+    );
   }
   if (error.step !== undefined) where.push(`step ${error.step}`);
   return `${where.length === 0 ? "" : `${where.join(", ")}: `}${error.message} (${error.code})`;
@@ -25,7 +27,8 @@ function endLine(job: Job): string {
   const parts = [`${plural(job.stepsDone, "step")}`];
   const first = job.loss[0];
   const last = job.loss.at(-1);
-  if (first !== undefined && last !== undefined) parts.push(`loss ${formatLoss(first)} -> ${formatLoss(last)}`);
+  if (first !== undefined && last !== undefined)
+    parts.push(`loss ${formatLoss(first)} -> ${formatLoss(last)}`);
   if (median !== null) parts.push(`${formatStepTime(median)} a step (median)`);
   const summary = parts.join(", ");
   switch (job.state) {
@@ -50,7 +53,10 @@ function rankTable(job: Job): string[] {
     formatBytes(rank.rssBytes),
     formatBytes(rank.collectiveBytes),
   ]);
-  return formatTable(["rank", "worker", "device", "peak memory", "predicted", "resident", "sent to peers"], rows);
+  return formatTable(
+    ["rank", "worker", "device", "peak memory", "predicted", "resident", "sent to peers"],
+    rows,
+  );
 }
 
 function predictionText(peakBytes: number, predictedBytes: number): string {

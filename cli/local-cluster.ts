@@ -81,7 +81,10 @@ export async function startLocalCluster(options: LocalClusterOptions): Promise<L
   return { client, workerLost, stop };
 }
 
-async function workersRegistered(client: RankmeshClient, options: LocalClusterOptions): Promise<void> {
+async function workersRegistered(
+  client: RankmeshClient,
+  options: LocalClusterOptions,
+): Promise<void> {
   const { ranks, signal } = options;
   const deadline = performance.now() + START_TIMEOUT_MS;
   for (;;) {

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { Command } from "commander";
+import { packageVersion } from "../worker/version.ts";
 import { PROCESS_CONTEXT, printLines } from "./command-context.ts";
 import { addCoordinatorCommand } from "./commands/coordinator.ts";
 import { addDoctorCommand } from "./commands/doctor.ts";
@@ -11,7 +12,6 @@ import { addWorkerCommand } from "./commands/worker.ts";
 import { addWorkersCommand } from "./commands/workers.ts";
 import { errorLines } from "./error-text.ts";
 import { exitCodeOf } from "./exit-codes.ts";
-import { packageVersion } from "../worker/version.ts";
 
 // `rankmesh ... | head` closes the pipe early; what is left to say then interests nobody.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {

@@ -87,7 +87,8 @@ export function memoryTable(model: QuickstartModel, runs: readonly QuickstartRun
   ];
   const rows = runs.map(({ tensorParallel, job }) => {
     const { median } = summarizeStepSeconds(job.stepSeconds);
-    const largest = (bytes: (rank: Job["ranks"][number]) => number) => Math.max(0, ...job.ranks.map(bytes));
+    const largest = (bytes: (rank: Job["ranks"][number]) => number) =>
+      Math.max(0, ...job.ranks.map(bytes));
     return [
       String(tensorParallel),
       ...(comparable ? [REFERENCE_GIGABYTES.get(tensorParallel) ?? "-"] : []),
@@ -101,7 +102,9 @@ export function memoryTable(model: QuickstartModel, runs: readonly QuickstartRun
   return [
     `FeedForward(${dim}, ${hidden}), batch ${batch}, AdamW, float32: peak memory per rank in GB (1e9 bytes)`,
     ...formatTable(header, rows),
-    ...(comparable ? ["reference: PyTorch + Lightning Fabric, one GPU a rank, as its documentation prints it"] : []),
+    ...(comparable
+      ? ["reference: PyTorch + Lightning Fabric, one GPU a rank, as its documentation prints it"]
+      : []),
   ];
 }
 
@@ -115,5 +118,7 @@ export function allAsPredicted(runs: readonly QuickstartRun[]): boolean {
 function lossText(loss: readonly number[]): string {
   const [first] = loss;
   const last = loss.at(-1);
-  return first === undefined || last === undefined ? "-" : `${formatLoss(first)} -> ${formatLoss(last)}`;
+  return first === undefined || last === undefined
+    ? "-"
+    : `${formatLoss(first)} -> ${formatLoss(last)}`;
 }

@@ -37,11 +37,17 @@ export async function traceModelFile(
 }
 
 async function importDefault(path: string): Promise<unknown> {
-  const isFile = await stat(path).then((s) => s.isFile(), () => false);
+  const isFile = await stat(path).then(
+    (s) => s.isFile(),
+    () => false,
+  );
   if (!isFile) throw new InvalidArgumentError(`model file ${path}: there is no such file`);
   registerPackageName();
-  const loaded = await withinAsync(path, () => import(pathToFileURL(path).href));
-  const exported: unknown = (loaded as Readonly<Record<string, unknown>>)["default"];
+  const loaded = await withinAsync(
+    path,
+    () => import(pathToFileURL(path).href) as Promise<Readonly<Record<string, unknown>>>,
+  );
+  const exported = loaded["default"];
   if (exported === undefined) {
     throw new InvalidArgumentError(
       `model file ${path} has no default export; write "export default class Net extends Module { ... }"`,
@@ -52,7 +58,8 @@ async function importDefault(path: string): Promise<unknown> {
 
 /** A subclass of Module, an instance, or a function (async too) that returns either. */
 async function instantiate(exported: unknown, path: string): Promise<Module> {
-  const value = isModuleClass(exported) || exported instanceof Module ? exported : await call(exported, path);
+  const value =
+    isModuleClass(exported) || exported instanceof Module ? exported : await call(exported, path);
   if (value instanceof Module) return value;
   if (isModuleClass(value)) return withinAsync(path, async () => new value());
   throw new InvalidArgumentError(
@@ -62,7 +69,7 @@ async function instantiate(exported: unknown, path: string): Promise<Module> {
 
 async function call(exported: unknown, path: string): Promise<unknown> {
   if (typeof exported !== "function") return exported;
-  return await withinAsync(path, async () => (await exported()) as unknown);
+  return withinAsync(path, async () => await (exported as () => unknown)());
 }
 
 function isModuleClass(value: unknown): value is new () => Module {
@@ -87,7 +94,11 @@ function declaredInputs(model: Module, path: string): InputDims | undefined {
 function declaredPlan(model: Module, path: string): Readonly<Record<string, string>> {
   const plan = declared(model, "plan");
   if (plan === undefined) return {};
-  if (typeof plan !== "object" || plan === null || !Object.values(plan).every((style) => typeof style === "string")) {
+  if (
+    typeof plan !== "object" ||
+    plan === null ||
+    !Object.values(plan).every((style) => typeof style === "string")
+  ) {
     throw new InvalidArgumentError(
       `model file ${path}: plan must map layer patterns to styles, for example { w1: "colwise" }`,
     );
@@ -109,7 +120,9 @@ async function inputsOfData(
   const dataPath = safetensorsPathOf(spec["data"]);
   const advice = `give the model its input dims: static inputs = { x: [features] }`;
   if (dataPath === undefined) {
-    throw new InvalidArgumentError(`model file ${path} declares no inputs and the job has no data file that tells them; ${advice}`);
+    throw new InvalidArgumentError(
+      `model file ${path} declares no inputs and the job has no data file that tells them; ${advice}`,
+    );
   }
   const file = await SafetensorsFile.open(resolve(folder, dataPath));
   try {

@@ -14,7 +14,8 @@ export function wholeNumber(min: number, max = Number.MAX_SAFE_INTEGER): (text: 
   return (text) => {
     const value = Number(text);
     if (!/^\d+$/.test(text) || value < min || value > max) {
-      const bounds = max === Number.MAX_SAFE_INTEGER ? `of at least ${min}` : `from ${min} to ${max}`;
+      const bounds =
+        max === Number.MAX_SAFE_INTEGER ? `of at least ${min}` : `from ${min} to ${max}`;
       throw new InvalidArgumentError(`Write a whole number ${bounds}.`);
     }
     return value;
@@ -54,13 +55,17 @@ export function byteCount(text: string): number {
   const factor = BYTE_SUFFIXES[(match?.[2] ?? "?").toLowerCase()];
   const bytes = Math.floor(Number(match?.[1]) * (factor ?? Number.NaN));
   if (!Number.isSafeInteger(bytes) || bytes <= 0) {
-    throw new InvalidArgumentError("Write a number of bytes, for example 2500000000, 2.5GB or 512MiB.");
+    throw new InvalidArgumentError(
+      "Write a number of bytes, for example 2500000000, 2.5GB or 512MiB.",
+    );
   }
   return bytes;
 }
 
 /** The same object without its undefined values, for options that are left out when unset. */
-export function defined<T extends object>(values: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+export function defined<T extends object>(
+  values: T,
+): { [K in keyof T]?: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as {
     [K in keyof T]?: Exclude<T[K], undefined>;
   };

@@ -12,11 +12,17 @@ export async function checkOutputFile(flag: string, path: string | undefined): P
   try {
     await access(folder, constants.W_OK);
   } catch (cause) {
-    throw new UsageError(`${flag} ${path}: cannot write into ${folder}; create the folder or choose another path`, {
-      cause,
-    });
+    throw new UsageError(
+      `${flag} ${path}: cannot write into ${folder}; create the folder or choose another path`,
+      {
+        cause,
+      },
+    );
   }
-  const isDirectory = await stat(path).then((s) => s.isDirectory(), () => false);
+  const isDirectory = await stat(path).then(
+    (s) => s.isDirectory(),
+    () => false,
+  );
   if (isDirectory) throw new UsageError(`${flag} ${path} is a folder; name a file`);
 }
 

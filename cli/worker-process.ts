@@ -96,13 +96,14 @@ export class WorkerProcess {
       await this.exited;
       clearTimeout(timer);
     }
-    return await this.exited;
+    return this.exited;
   }
 }
 
 /** An error that says how a worker process ended too early, with the end of its log. */
 export function workerExitError(exit: WorkerExit): UnavailableError {
-  const log = exit.log.length === 0 ? "it logged nothing" : `its last log lines:\n  ${exit.log.join("\n  ")}`;
+  const log =
+    exit.log.length === 0 ? "it logged nothing" : `its last log lines:\n  ${exit.log.join("\n  ")}`;
   return new UnavailableError(`worker ${exit.name} ended before the job (${exit.how}); ${log}`);
 }
 

@@ -1,5 +1,9 @@
 import { randomBytes } from "node:crypto";
-import { credentials, type CallOptions as GrpcCallOptions, type requestCallback } from "@grpc/grpc-js";
+import {
+  credentials,
+  type CallOptions as GrpcCallOptions,
+  type requestCallback,
+} from "@grpc/grpc-js";
 import type { MethodDefinition } from "@grpc/proto-loader";
 import { type Fault, InternalError, InvalidArgumentError } from "../shared/errors.ts";
 import type { JobSpecInput } from "../shared/job/job-spec.ts";
@@ -91,7 +95,7 @@ export class RankmeshClient {
   /** Compiles a job without starting anything. */
   async plan(spec: JobSpecInput, options: CallOptions = {}): Promise<JobPlan> {
     await this.#check(spec, options);
-    return await this.#planUnchecked(spec, options);
+    return this.#planUnchecked(spec, options);
   }
 
   /** @throws NotFoundError when the coordinator knows no such job */
@@ -150,7 +154,7 @@ export class RankmeshClient {
   ): Promise<number> {
     const rpc = this.#bulkRpc();
     const open = rpc.pushBatches.bind(rpc);
-    return await pushBatches(open, jobId, batches, this.#target, options.signal);
+    return pushBatches(open, jobId, batches, this.#target, options.signal);
   }
 
   /** The safetensors file that a succeeded job wrote, piece by piece. */
@@ -246,10 +250,14 @@ type UnaryMethod = Exclude<
 >;
 
 type RequestOf<M extends UnaryMethod> =
-  TrainingServiceDefinition[M] extends MethodDefinition<infer Q, infer _R, infer _QO, infer _RO> ? Q : never;
+  TrainingServiceDefinition[M] extends MethodDefinition<infer Q, infer _R, infer _QO, infer _RO>
+    ? Q
+    : never;
 
 type ResponseOf<M extends UnaryMethod> =
-  TrainingServiceDefinition[M] extends MethodDefinition<infer _Q, infer _R, infer _QO, infer R> ? R : never;
+  TrainingServiceDefinition[M] extends MethodDefinition<infer _Q, infer _R, infer _QO, infer R>
+    ? R
+    : never;
 
 /** A new id for a job: sorts by time, and two clients never make the same. */
 export function newJobId(): string {

@@ -1,11 +1,12 @@
 /** Wire messages to the client's plain types. */
+
+import { InternalError } from "../shared/errors.ts";
 import type { Timestamp__Output } from "../shared/rpc/gen/google/protobuf/Timestamp.ts";
 import type { Job__Output } from "../shared/rpc/gen/rankmesh/v1/Job.ts";
 import type { JobError__Output } from "../shared/rpc/gen/rankmesh/v1/JobError.ts";
 import type { RankReport__Output } from "../shared/rpc/gen/rankmesh/v1/RankReport.ts";
 import type { WatchJobResponse__Output } from "../shared/rpc/gen/rankmesh/v1/WatchJobResponse.ts";
 import type { Worker__Output } from "../shared/rpc/gen/rankmesh/v1/Worker.ts";
-import { InternalError } from "../shared/errors.ts";
 import {
   JOB_STATES,
   type Job,
@@ -92,7 +93,8 @@ export function workerFromWire(worker: Worker__Output): Worker {
 
 function stateFromWire(wire: string): JobState {
   const state = JOB_STATES.find((name) => wire === STATE_PREFIX + name);
-  if (state === undefined) throw new InternalError(`the coordinator names an unknown job state ${wire}`);
+  if (state === undefined)
+    throw new InternalError(`the coordinator names an unknown job state ${wire}`);
   return state;
 }
 

@@ -62,7 +62,9 @@ export class JobHandle {
   }
 
   /** The safetensors file that the job wrote, piece by piece. */
-  downloadWeights(options?: { readonly signal?: AbortSignal }): AsyncGenerator<Uint8Array, void, undefined> {
+  downloadWeights(options?: {
+    readonly signal?: AbortSignal;
+  }): AsyncGenerator<Uint8Array, void, undefined> {
     return this.#client.downloadWeights(this.jobId, options);
   }
 }

@@ -35,7 +35,8 @@ export async function pushBatches(
   const call = openCall(open);
   const cancel = () => call.stream.cancel();
   signal?.addEventListener("abort", cancel);
-  const iterator = Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
+  const iterator =
+    Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
   let exhausted = false;
   try {
     for (let first = true; ; first = false) {
@@ -72,7 +73,8 @@ interface PushCall {
 function openCall(open: OpenPush): PushCall {
   let settle: (error: Error | null, response?: { batches: number }) => void = () => {};
   const answer = new Promise<number>((resolve, reject) => {
-    settle = (error, response) => (error === null ? resolve(response?.batches ?? 0) : reject(error));
+    settle = (error, response) =>
+      error === null ? resolve(response?.batches ?? 0) : reject(error);
   });
   const ended = answer.then(() => ({ done: true }) as const);
   ended.catch(() => {}); // Reported through the race or through `answer`.
@@ -85,7 +87,9 @@ function openCall(open: OpenPush): PushCall {
     ended,
     write: (message) =>
       new Promise<void>((resolve, reject) => {
-        stream.write(message, (error: Error | null | undefined) => (error ? reject(error) : resolve()));
+        stream.write(message, (error: Error | null | undefined) =>
+          error ? reject(error) : resolve(),
+        );
       }),
   };
 }

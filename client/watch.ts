@@ -52,7 +52,9 @@ export async function* watchEvents(
       if (!(error instanceof UnavailableError) || !connected) throw error;
       lostAtMs ??= performance.now();
       if (performance.now() - lostAtMs > reconnectMs) {
-        throw new UnavailableError(`${error.message} (dialled again for ${reconnectMs} ms)`, { cause: error });
+        throw new UnavailableError(`${error.message} (dialled again for ${reconnectMs} ms)`, {
+          cause: error,
+        });
       }
       options.onReconnect?.(error);
     }

@@ -38,7 +38,8 @@ export function addCoordinatorCommand(program: Command): void {
       startCoordinator({
         listen: flags.listen,
         http: flags.http,
-        files: flags.dataRoot === undefined ? { kind: "none" } : { kind: "root", dir: flags.dataRoot },
+        files:
+          flags.dataRoot === undefined ? { kind: "none" } : { kind: "root", dir: flags.dataRoot },
         logger,
       }),
     );

@@ -34,8 +34,16 @@ export function addDoctorCommand(program: Command, context: CommandContext): voi
   program
     .command("doctor")
     .description("say what this machine has and lacks, and whether a coordinator answers")
-    .addOption(envOption("--address <host:port>", "a coordinator or worker to ask", "ADDRESS").argParser(hostPort))
-    .option("--health", "only ask the daemon at --address for its health; for container health checks", false)
+    .addOption(
+      envOption("--address <host:port>", "a coordinator or worker to ask", "ADDRESS").argParser(
+        hostPort,
+      ),
+    )
+    .option(
+      "--health",
+      "only ask the daemon at --address for its health; for container health checks",
+      false,
+    )
     .option("--json", "print JSON", false)
     .action((flags: DoctorFlags) => doctor(flags, context));
 }
@@ -66,7 +74,8 @@ async function allFindings(address: string | undefined): Promise<Finding[]> {
   const findings = [nodeFinding(process.versions.node), coresFinding(), memoryFinding()];
   for (const backend of ["cpu", "reference"]) findings.push(await backendFinding(backend));
   for (const port of DEFAULT_PORTS) findings.push(await portFinding(port));
-  if (address !== undefined) findings.push(await healthFinding(address), await coordinatorFinding(address));
+  if (address !== undefined)
+    findings.push(await healthFinding(address), await coordinatorFinding(address));
   return findings;
 }
 
@@ -89,19 +98,28 @@ function coresFinding(): Finding {
 
 function memoryFinding(): Finding {
   const { available, total } = machineMemoryBytes();
-  return { name: "memory", ok: true, detail: `${formatBytes(available)} of ${formatBytes(total)} available` };
+  return {
+    name: "memory",
+    ok: true,
+    detail: `${formatBytes(available)} of ${formatBytes(total)} available`,
+  };
 }
 
 async function backendFinding(name: string): Promise<Finding> {
   try {
-    const backend = await loadBackend(BACKEND_MODULE, { backend: name, device: "", threads: undefined });
+    const backend = await loadBackend(BACKEND_MODULE, {
+      backend: name,
+      device: "",
+      threads: undefined,
+    });
     return { name: `backend ${name}`, ok: true, detail: backend.device };
   } catch (error) {
     return {
       name: `backend ${name}`,
       ok: false,
       detail: error instanceof Error ? error.message : String(error),
-      advice: "run `npm run setup`, which installs and builds what it needs or says what to install",
+      advice:
+        "run `npm run setup`, which installs and builds what it needs or says what to install",
     };
   }
 }
@@ -111,12 +129,16 @@ async function portFinding(port: number): Promise<Finding> {
   const free = await new Promise<boolean>((resolve) => {
     const server = createServer();
     server.once("error", () => resolve(false));
-    server.listen({ host: "127.0.0.1", port, exclusive: true }, () => server.close(() => resolve(true)));
+    server.listen({ host: "127.0.0.1", port, exclusive: true }, () =>
+      server.close(() => resolve(true)),
+    );
   });
   return {
     name: `port ${port}`,
     ok: true,
-    detail: free ? "free" : "in use (by a coordinator? choose another with --listen or --http otherwise)",
+    detail: free
+      ? "free"
+      : "in use (by a coordinator? choose another with --listen or --http otherwise)",
   };
 }
 

@@ -33,7 +33,10 @@ export function addJobCommands(program: Command, context: CommandContext): void 
     .argument("<job.yaml>", "job file; its paths are the coordinator's")
     .option("--no-wait", "detach as soon as the job is accepted")
     .option("--no-queue", "refuse a job that cannot start now")
-    .option("--id <id>", "id of the job; a repeated submit with the same id and spec is the same job")
+    .option(
+      "--id <id>",
+      "id of the job; a repeated submit with the same id and spec is the same job",
+    )
     .option("--json <file>", "write the result as JSON")
     .action((file: string, options: SubmitOptions) => submit(file, options, context));
   withAddress(withId(job.command("status")))
@@ -46,7 +49,9 @@ export function addJobCommands(program: Command, context: CommandContext): void 
   withAddress(withId(job.command("logs")))
     .description("print a job's events")
     .addOption(new Option("-f, --follow", "go on to the job's end").default(false))
-    .action((id: string, options: ConnectionOptions & { follow: boolean }) => logs(id, options, context));
+    .action((id: string, options: ConnectionOptions & { follow: boolean }) =>
+      logs(id, options, context),
+    );
   withAddress(withId(job.command("cancel")))
     .description("end a job within two steps")
     .action((id: string, options: ConnectionOptions) => cancel(id, options, context));
@@ -60,7 +65,11 @@ function withId(command: Command): Command {
   return command.addArgument(new Argument("<id>", "the job's id"));
 }
 
-async function submit(file: string, options: SubmitOptions, context: CommandContext): Promise<void> {
+async function submit(
+  file: string,
+  options: SubmitOptions,
+  context: CommandContext,
+): Promise<void> {
   await checkOutputFile("--json", options.json);
   await withRefusalsWritten(options.json, { jobId: options.id ?? null }, async (refusal) => {
     const loaded = await loadJobFile(file);
@@ -83,7 +92,10 @@ async function submit(file: string, options: SubmitOptions, context: CommandCont
       }
       const job = await followUntilInterrupt(handle, context, () => {
         printLines(context.stderr, [`detached: job ${handle.jobId} goes on`, ...hints]);
-        return handle.get().then((present) => writeResult(options.json, present), () => {});
+        return handle.get().then(
+          (present) => writeResult(options.json, present),
+          () => {},
+        );
       });
       await writeResult(options.json, job);
       finish(job, context);
@@ -91,10 +103,16 @@ async function submit(file: string, options: SubmitOptions, context: CommandCont
   });
 }
 
-async function watch(id: string, options: ConnectionOptions, context: CommandContext): Promise<void> {
+async function watch(
+  id: string,
+  options: ConnectionOptions,
+  context: CommandContext,
+): Promise<void> {
   await withClient(options, async (client) => {
     const job = await followUntilInterrupt(client.job(id), context, async () => {
-      printLines(context.stderr, [`detached: job ${id} goes on; "rankmesh job cancel ${id}" ends it`]);
+      printLines(context.stderr, [
+        `detached: job ${id} goes on; "rankmesh job cancel ${id}" ends it`,
+      ]);
     });
     finish(job, context);
   });
@@ -103,7 +121,9 @@ async function watch(id: string, options: ConnectionOptions, context: CommandCon
 async function status(id: string, options: JsonFlag, context: CommandContext): Promise<void> {
   const job = await withClient(options, (client) => client.get(id));
   if (options.json) {
-    context.stdout.write(`${JSON.stringify({ name: job.name, reason: job.reason, ...jobResult(job) }, null, 2)}\n`);
+    context.stdout.write(
+      `${JSON.stringify({ name: job.name, reason: job.reason, ...jobResult(job) }, null, 2)}\n`,
+    );
     return;
   }
   const reason = job.reason === "" ? "" : `: ${job.reason}`;
@@ -123,13 +143,17 @@ async function logs(
   try {
     await withClient(options, async (client) => {
       const job = await client.get(id);
-      const stopAfter = (event: JobEvent) => !options.follow && !isTerminal(job.state) && isPresent(event, job);
+      const stopAfter = (event: JobEvent) =>
+        !options.follow && !isTerminal(job.state) && isPresent(event, job);
       for await (const event of client.watch(id, { signal: interrupt.signal })) {
         const time = event.time === undefined ? "" : `${event.time.toISOString()} `;
         switch (event.kind) {
           case "state":
-            context.stdout.write(`${time}${event.state}${event.reason === "" ? "" : `: ${event.reason}`}\n`);
-            if (event.error !== undefined) context.stdout.write(`${time}${jobErrorText(event.error)}\n`);
+            context.stdout.write(
+              `${time}${event.state}${event.reason === "" ? "" : `: ${event.reason}`}\n`,
+            );
+            if (event.error !== undefined)
+              context.stdout.write(`${time}${jobErrorText(event.error)}\n`);
             break;
           case "step":
             context.stdout.write(`${time}step ${event.step} loss ${formatLoss(event.loss)}\n`);
@@ -152,7 +176,11 @@ function isPresent(event: JobEvent, job: Job): boolean {
   return event.kind === "state" && event.state === job.state && job.stepsDone === 0;
 }
 
-async function cancel(id: string, options: ConnectionOptions, context: CommandContext): Promise<void> {
+async function cancel(
+  id: string,
+  options: ConnectionOptions,
+  context: CommandContext,
+): Promise<void> {
   const job = await withClient(options, (client) => client.cancel(id));
   context.stdout.write(`${job.jobId} is ${job.state}\n`);
 }
@@ -163,17 +191,19 @@ async function list(options: JsonFlag, context: CommandContext): Promise<void> {
     for await (const job of client.list()) jobs.push(job);
   });
   if (options.json) {
-    const items = jobs.map(({ jobId, name, state, reason, mesh, steps, stepsDone, createdAt, endedAt }) => ({
-      jobId,
-      name,
-      state,
-      reason,
-      mesh: mesh ?? null,
-      steps,
-      stepsDone,
-      createdAt: createdAt ?? null,
-      endedAt: endedAt ?? null,
-    }));
+    const items = jobs.map(
+      ({ jobId, name, state, reason, mesh, steps, stepsDone, createdAt, endedAt }) => ({
+        jobId,
+        name,
+        state,
+        reason,
+        mesh: mesh ?? null,
+        steps,
+        stepsDone,
+        createdAt: createdAt ?? null,
+        endedAt: endedAt ?? null,
+      }),
+    );
     context.stdout.write(`${JSON.stringify(items, null, 2)}\n`);
     return;
   }
@@ -185,7 +215,10 @@ async function list(options: JsonFlag, context: CommandContext): Promise<void> {
     job.mesh === undefined ? "" : `${job.mesh.dataParallel} x ${job.mesh.tensorParallel}`,
     job.reason,
   ]);
-  printLines(context.stdout, formatTable(["job", "name", "state", "steps", "mesh", "reason"], rows));
+  printLines(
+    context.stdout,
+    formatTable(["job", "name", "state", "steps", "mesh", "reason"], rows),
+  );
 }
 
 /** Follows a job to its end; on Ctrl-C calls `onDetach` and ends the command with 130. */
@@ -197,7 +230,11 @@ async function followUntilInterrupt(
   const interrupt = catchInterrupt();
   try {
     const present = await handle.get({ signal: interrupt.signal });
-    const progress = new Progress({ stream: context.stderr, title: present.name, steps: present.steps });
+    const progress = new Progress({
+      stream: context.stderr,
+      title: present.name,
+      steps: present.steps,
+    });
     return await followJob(handle, progress, interrupt.signal);
   } catch (error) {
     if (interrupt.signal.aborted) await onDetach();
@@ -207,13 +244,16 @@ async function followUntilInterrupt(
   }
 }
 
-/** Says how the job ended; ends the command with 1 unless it succeeded. */
-export function finish(job: Job, context: CommandContext): void {
+/**
+ * Says how a job ended; ends the command with 1 unless it succeeded, with 130 when `interrupted` was what ended it.
+ */
+export function finish(job: Job, context: CommandContext, interrupted?: AbortSignal): void {
   if (job.error !== undefined) {
     context.stderr.write(`rankmesh: job ${job.jobId} failed: ${jobErrorText(job.error)}\n`);
   }
   printLines(context.stdout, jobReport(job));
-  if (job.state !== "SUCCEEDED") throw new ExitRequest(EXIT.jobFailed);
+  if (job.state === "SUCCEEDED") return;
+  throw new ExitRequest(interrupted?.aborted === true ? EXIT.interrupted : EXIT.jobFailed);
 }
 
 async function writeResult(path: string | undefined, job: Job): Promise<void> {

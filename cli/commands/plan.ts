@@ -1,11 +1,8 @@
 import { type Command, Option } from "commander";
-import { planJob, printReport } from "../../coordinator/planning/plan-job.ts";
-import { sizesFor } from "../../coordinator/gang/scheduler.ts";
-import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
-import type { JobSpec } from "../../shared/job/job-spec.ts";
-import { resolveJobSpec } from "../../shared/job/resolve.ts";
-import { type CommandContext, printLines } from "../command-context.ts";
-import { type LoadedJob, loadJobFile } from "../job-file.ts";
+import { printReport } from "../../coordinator/planning/report.ts";
+import { checkLoadedJob } from "../check-job.ts";
+import type { CommandContext } from "../command-context.ts";
+import { loadJobFile } from "../job-file.ts";
 import { wholeNumber } from "../option-values.ts";
 import { checkOutputFile, writeJsonFile } from "../output-file.ts";
 
@@ -22,10 +19,23 @@ export function addPlanCommand(program: Command, context: CommandContext): void 
       .argParser(wholeNumber(1, 4096));
   program
     .command("plan")
-    .description("say what each rank of a job would hold and send; starts nothing, reads only headers of its files")
+    .description(
+      "say what each rank of a job would hold and send; starts nothing, reads only headers of its files",
+    )
     .argument("<job.yaml>", "job file; its paths are relative to it")
     .option("--json <file>", "write the plan as JSON")
     .addOption(size("--data-parallel"))
     .addOption(size("--tensor-parallel"))
     .action((file: string, flags: PlanFlags) => plan(file, flags, context));
+}
+
+async function plan(file: string, flags: PlanFlags, context: CommandContext): Promise<void> {
+  await checkOutputFile("--json", flags.json);
+  const { plan: planned } = await checkLoadedJob(await loadJobFile(file), ({ mesh }) => ({
+    dataParallel: mesh.dataParallel === "auto" ? flags.dataParallel : mesh.dataParallel,
+    tensorParallel: mesh.tensorParallel === "auto" ? flags.tensorParallel : mesh.tensorParallel,
+  }));
+  const { report } = planned;
+  if (flags.json !== undefined) await writeJsonFile(flags.json, report);
+  context.stdout.write(`${printReport(report)}\n`);
 }

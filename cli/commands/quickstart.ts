@@ -10,10 +10,15 @@ import { formatBytes, plural } from "../format.ts";
 import { catchInterrupt, Interrupted } from "../interrupt.ts";
 import { jobErrorText } from "../job-report.ts";
 import { machineMemoryBytes } from "../machine.ts";
-import { allAsPredicted, memoryTable, type QuickstartRun, quickstartResult } from "../memory-table.ts";
+import {
+  allAsPredicted,
+  memoryTable,
+  type QuickstartRun,
+  quickstartResult,
+} from "../memory-table.ts";
 import { wholeNumber, wholeNumbers } from "../option-values.ts";
 import { checkOutputFile, writeJsonFile } from "../output-file.ts";
-import { backendOption } from "./worker.ts";
+import { backendOption } from "./backend-option.ts";
 
 interface QuickstartFlags {
   readonly dim: number;
@@ -32,7 +37,9 @@ const PROCESS_BYTES = 150e6;
 export function addQuickstartCommand(program: Command, context: CommandContext): void {
   program
     .command("quickstart")
-    .description("train the reference program on 1, 2, 4 and 8 local ranks and print the memory that each took")
+    .description(
+      "train the reference program on 1, 2, 4 and 8 local ranks and print the memory that each took",
+    )
     .option("--dim <n>", "features in and out", wholeNumber(1), 8192)
     .option("--hidden <n>", "hidden features", wholeNumber(1), 8192)
     .option("--batch <n>", "rows of a step", wholeNumber(1), 8)
@@ -66,7 +73,9 @@ async function quickstart(flags: QuickstartFlags, context: CommandContext): Prom
       runs.push({ tensorParallel, job });
       if (job.state !== "SUCCEEDED") {
         const why = job.error === undefined ? job.state : jobErrorText(job.error);
-        context.stderr.write(`rankmesh: the run on ${plural(tensorParallel, "rank")} failed: ${why}\n`);
+        context.stderr.write(
+          `rankmesh: the run on ${plural(tensorParallel, "rank")} failed: ${why}\n`,
+        );
         throw new ExitRequest(EXIT.jobFailed);
       }
     }
@@ -74,7 +83,10 @@ async function quickstart(flags: QuickstartFlags, context: CommandContext): Prom
     interrupt.dispose();
     if (flags.json !== undefined && runs.length > 0) {
       const { dim, hidden, batch, steps, backend } = flags;
-      await writeJsonFile(flags.json, quickstartResult({ dim, hidden, batch }, steps, backend, runs));
+      await writeJsonFile(
+        flags.json,
+        quickstartResult({ dim, hidden, batch }, steps, backend, runs),
+      );
     }
   }
   printLines(context.stdout, [
@@ -118,7 +130,9 @@ function checkMemory(flags: QuickstartFlags, context: CommandContext): void {
     `the largest run (${plural(most.tensorParallel, "rank")}) takes about ${formatBytes(most.bytes)} of memory; ` +
     `${formatBytes(available)} of ${formatBytes(total)} are available`;
   if (most.bytes > available) {
-    throw new ResourceExhaustedError(`${text}; choose a smaller --dim and --hidden, or fewer ranks with --tp`);
+    throw new ResourceExhaustedError(
+      `${text}; choose a smaller --dim and --hidden, or fewer ranks with --tp`,
+    );
   }
   context.stderr.write(`${text}\n`);
 }

@@ -2,6 +2,7 @@ import { type Command, Option } from "commander";
 import { startWorker } from "../../worker/worker-daemon.ts";
 import { daemonLogger, runDaemon } from "../daemon.ts";
 import { byteCount, defined, envOption, hostPort, wholeNumber } from "../option-values.ts";
+import { backendOption } from "./backend-option.ts";
 import { withLogLevel } from "./log-level.ts";
 
 interface WorkerFlags {
@@ -16,13 +17,6 @@ interface WorkerFlags {
   readonly memoryLimit?: number;
   readonly logLevel: string;
   readonly exitWithParent: boolean;
-}
-
-/** Backends that `--backend` takes; `auto` is the best one that runs on the machine. */
-export const BACKENDS = ["auto", "cpu", "reference"] as const;
-
-export function backendOption(): Option {
-  return envOption("--backend <name>", "what computes", "BACKEND").choices([...BACKENDS]).default("auto");
 }
 
 export function addWorkerCommand(program: Command): void {
@@ -40,23 +34,31 @@ export function addWorkerCommand(program: Command): void {
         .argParser(hostPort),
     )
     .addOption(
-      envOption("--advertise <host:port>", "address that peers dial, when it differs from --listen", "ADVERTISE").argParser(
-        hostPort,
-      ),
+      envOption(
+        "--advertise <host:port>",
+        "address that peers dial, when it differs from --listen",
+        "ADVERTISE",
+      ).argParser(hostPort),
     )
     .addOption(
-      envOption("--http <host:port>", "address of /metrics", "HTTP").default("127.0.0.1:0").argParser(hostPort),
+      envOption("--http <host:port>", "address of /metrics", "HTTP")
+        .default("127.0.0.1:0")
+        .argParser(hostPort),
     )
     .addOption(backendOption())
     .addOption(envOption("--device <name>", "device of the backend", "DEVICE"))
     .addOption(envOption("--name <name>", "unique name among the workers", "NAME"))
     .addOption(
-      envOption("--threads <n>", "threads that compute (default: all cores)", "THREADS").argParser(wholeNumber(1, 1024)),
+      envOption("--threads <n>", "threads that compute (default: all cores)", "THREADS").argParser(
+        wholeNumber(1, 1024),
+      ),
     )
     .addOption(
-      envOption("--memory-limit <bytes>", "most memory a job may take (default: what is free)", "MEMORY_LIMIT").argParser(
-        byteCount,
-      ),
+      envOption(
+        "--memory-limit <bytes>",
+        "most memory a job may take (default: what is free)",
+        "MEMORY_LIMIT",
+      ).argParser(byteCount),
     )
     .addOption(new Option("--exit-with-parent", "end when stdin closes").default(false).hideHelp());
   withLogLevel(command).action(async (flags: WorkerFlags) => {

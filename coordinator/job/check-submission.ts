@@ -13,18 +13,28 @@ export interface CheckedJob {
   readonly plan: JobPlan;
 }
 
-/**
- * Checks a submitted spec whole: its schema, then plan, shapes and divisibility, then its files, each as far as it can be
- * checked in spite of the faults before. An `auto` axis is taken as `sizes` says, by default 1.
- * @throws InvalidArgumentError with every fault found, each with its field path
- */
+/** `checkJob` for a spec that came over the wire. */
 export async function checkSubmission(
   message: JobSpec__Output | null,
   planner: Planner,
   files: JobFiles,
+  sizes?: (spec: JobSpec) => MeshSizes,
+): Promise<CheckedJob> {
+  return checkJob(jobSpecFromProto(message), planner, files, sizes);
+}
+
+/**
+ * Checks a raw spec whole: its schema, then plan, shapes and divisibility, then its files, each as far as it can be
+ * checked in spite of the faults before. An `auto` axis is taken as `sizes` says, by default 1.
+ * @throws InvalidArgumentError with every fault found, each with its field path
+ */
+export async function checkJob(
+  raw: unknown,
+  planner: Planner,
+  files: JobFiles,
   sizes: (spec: JobSpec) => MeshSizes = (spec) => leastSizes(spec.mesh),
 ): Promise<CheckedJob> {
-  const resolved = resolveJobSpec(jobSpecFromProto(message));
+  const resolved = resolveJobSpec(raw);
   const spec = resolved.ok ? resolved.spec : resolved.partial;
   const faults: Fault[] = resolved.ok ? [] : [...resolved.faults];
   // What is said of a key that holds a stand-in is no fault of the user's.
