@@ -17,7 +17,7 @@ export type ResolveResult =
       readonly faults: readonly Fault[];
       /**
        * The spec with something harmless in place of each fault, so that plan, shapes and divisibility can be checked
-       * still: faulty keys at their defaults, a faulty batch size at one that divides, a faulty data source as `stream`.
+       * still: faulty keys at their defaults, a faulty batch size at one that divides, an unusable data source as `stream`.
        * undefined when there is no usable model.
        */
       readonly partial: JobSpec | undefined;
@@ -35,8 +35,7 @@ export function resolveJobSpec(
 ): ResolveResult {
   const faults = new FaultList();
   const spec = jobSchema.check(value, [], faults);
-  const partial =
-    spec !== undefined && faults.count === 0 ? spec : checkRepaired(value, faults.broken);
+  const partial = spec !== undefined && faults.count === 0 ? spec : checkRepaired(value);
   if (partial !== undefined) checkAcrossKeys(partial, faults, options);
   if (spec !== undefined && faults.count === 0) return { ok: true, spec };
   const harmless = partial && withoutConflicts(partial, faults.broken);
@@ -55,8 +54,8 @@ export function requireJobSpec(
 
 const SOURCES = ["safetensors", "random", "stream"];
 
-/** The spec once more, with a stand-in where the data can't be used; its faults are known already. */
-function checkRepaired(value: unknown, broken: ReadonlySet<string>): JobSpec | undefined {
+/** The spec once more, with a stand-in for the data's source where it can't be used; its faults are known already. */
+function checkRepaired(value: unknown): JobSpec | undefined {
   if (!isMap(value)) return undefined;
   const repaired: Record<string, unknown> = {};
   for (const key of Object.keys(value)) if (key !== "__proto__") repaired[key] = value[key];
@@ -65,12 +64,10 @@ function checkRepaired(value: unknown, broken: ReadonlySet<string>): JobSpec | u
   for (const key of ["batchSize", "shuffle", ...SOURCES]) {
     if (isMap(data) && ownValue(data, key) !== undefined) settings[key] = data[key];
   }
-  const isSourceUsable =
-    jobSchema.check({ ...repaired, data: settings }, [], new FaultList())?.data !== undefined;
-  if (!isSourceUsable || SOURCES.some((source) => broken.has(`data.${source}`))) {
-    for (const source of SOURCES) delete settings[source];
-    settings["stream"] = {};
-  }
+  const attempt = jobSchema.check({ ...repaired, data: settings }, [], new FaultList());
+  if (attempt !== undefined) return attempt;
+  for (const source of SOURCES) delete settings[source];
+  settings["stream"] = {};
   repaired["data"] = settings;
   return jobSchema.check(repaired, [], new FaultList());
 }

@@ -299,6 +299,12 @@ describe("resolving a job spec", () => {
     expect(Object.hasOwn(Object.prototype, "polluted")).to.equal(false);
   });
 
+  it("takes no key from a prototype", () => {
+    const inherits = { model: MODEL, data: DATA };
+    Object.setPrototypeOf(inherits, { steps: 3, mesh: { dataParallel: 0 } });
+    expect(requireJobSpec(inherits).steps).to.equal(8);
+  });
+
   it("lists all faults at once, in the order of the keys", () => {
     const faults = faultsOf({
       model: { feedForward: { dim: -1, hiden: 3 } },
