@@ -39,7 +39,8 @@ export function parseAssignment(assign: Assign__Output): Assignment {
     faults.push({ path: "rank", message: `is ${rank}, the program's mesh has ${ranks} ranks` });
   }
   for (const [path, value] of Object.entries({ generation, steps, seed })) {
-    if (!Number.isSafeInteger(value)) faults.push({ path, message: `${value} is not a whole number below 2^53` });
+    if (!Number.isSafeInteger(value))
+      faults.push({ path, message: `${value} is not a whole number below 2^53` });
   }
   const timeout = assign.collectiveTimeoutSeconds;
   if (!(timeout > 0 && timeout <= MAX_TIMEOUT_SECONDS)) {
@@ -76,12 +77,20 @@ function parsePeers(assign: Assign__Output, ranks: number, faults: Fault[]): str
     try {
       parseHostPort(address);
     } catch {
-      faults.push({ path: "peers", message: `rank ${rank} has the address ${quote(address)}, not host:port` });
+      faults.push({
+        path: "peers",
+        message: `rank ${rank} has the address ${quote(address)}, not host:port`,
+      });
     }
   }
-  const missing = [...Array(ranks).keys()].filter((rank) => rank !== assign.rank && !byRank.has(rank));
+  const missing = [...Array(ranks).keys()].filter(
+    (rank) => rank !== assign.rank && !byRank.has(rank),
+  );
   if (missing.length > 0) {
-    faults.push({ path: "peers", message: `no address of rank ${missing.slice(0, 10).join(", ")}` });
+    faults.push({
+      path: "peers",
+      message: `no address of rank ${missing.slice(0, 10).join(", ")}`,
+    });
   }
   return Array.from({ length: ranks }, (_, rank) => byRank.get(rank) ?? "");
 }

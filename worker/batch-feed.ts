@@ -86,7 +86,12 @@ export class BatchFeed {
       if (message === undefined) break;
       const { step, input, offsetBytes, data } = message;
       while (this.#taken < data.length) {
-        const taken = ring.writePiece(step, input, offsetBytes + this.#taken, data.subarray(this.#taken));
+        const taken = ring.writePiece(
+          step,
+          input,
+          offsetBytes + this.#taken,
+          data.subarray(this.#taken),
+        );
         if (taken === 0) {
           full = true;
           break;

@@ -55,7 +55,11 @@ function listen(server: Server, at: HostPort): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once("error", (cause) => {
       const where = formatHostPort(at);
-      reject(new FailedPreconditionError(`cannot listen on ${where} for HTTP: ${cause.message}`, { cause }));
+      reject(
+        new FailedPreconditionError(`cannot listen on ${where} for HTTP: ${cause.message}`, {
+          cause,
+        }),
+      );
     });
     server.listen(at.port, at.host, () => {
       server.removeAllListeners("error");

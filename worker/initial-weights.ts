@@ -51,7 +51,9 @@ export async function loadInitialWeights(
       }
       for (let at = 0; at < message.data.length; at += MOVE_BYTES) {
         const piece = message.data.subarray(at, at + MOVE_BYTES);
-        const write = writer.write(tensor.slot, offsetBytes, piece).finally(() => writes.delete(write));
+        const write = writer
+          .write(tensor.slot, offsetBytes, piece)
+          .finally(() => writes.delete(write));
         writes.add(write);
         offsetBytes += piece.length;
         if (writes.size >= 4) await Promise.race(writes);

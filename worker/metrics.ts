@@ -1,4 +1,4 @@
-import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { CollectiveOp } from "../shared/program/program.ts";
 import type { MemoryReport, StepResult } from "./compute/messages.ts";
 
@@ -28,10 +28,11 @@ export class WorkerMetrics {
     "Highest memory that the rank's backend has asked the system for.",
     RANK_LABELS,
   );
-  readonly memory = this.#gauge("rankmesh_rank_memory_bytes", "Memory held by the rank's backend, by kind.", [
-    ...RANK_LABELS,
-    "kind",
-  ]);
+  readonly memory = this.#gauge(
+    "rankmesh_rank_memory_bytes",
+    "Memory held by the rank's backend, by kind.",
+    [...RANK_LABELS, "kind"],
+  );
   readonly predictedPeakMemory = this.#gauge(
     "rankmesh_rank_predicted_peak_memory_bytes",
     "Peak memory that the compiler predicted.",
@@ -54,7 +55,9 @@ export class WorkerMetrics {
     name: "rankmesh_collective_duration_seconds",
     help: "Time from a collective's start on this rank to its end.",
     labelNames: ["job_id", "rank", "op", "transport"],
-    buckets: [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30],
+    buckets: [
+      0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30,
+    ],
     registers: [this.registry],
   });
   readonly collectiveBytes = this.#counter(
@@ -110,7 +113,10 @@ export class RankMetrics {
   readonly #metrics: WorkerMetrics;
   readonly #rank: { readonly job_id: string; readonly rank: string };
   readonly #device: Record<(typeof RANK_LABELS)[number], string>;
-  readonly #used = new Map<string, { readonly metric: Removable; readonly labels: Record<string, string> }>();
+  readonly #used = new Map<
+    string,
+    { readonly metric: Removable; readonly labels: Record<string, string> }
+  >();
   readonly #onRemoved: () => void;
   #timer: NodeJS.Timeout | undefined;
 

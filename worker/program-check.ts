@@ -130,7 +130,8 @@ class ProgramChecker {
     this.#number(optimizer["lr"], "program.optimizer.lr");
     if (optimizer["kind"] === "adamw") {
       const betas = this.#list(optimizer["betas"], "program.optimizer.betas");
-      if (betas.length !== 2) this.#fault("program.optimizer.betas", `has ${betas.length} entries, not 2`);
+      if (betas.length !== 2)
+        this.#fault("program.optimizer.betas", `has ${betas.length} entries, not 2`);
       betas.forEach((beta, i) => this.#number(beta, `program.optimizer.betas[${i}]`));
       this.#number(optimizer["eps"], "program.optimizer.eps");
       this.#number(optimizer["weightDecay"], "program.optimizer.weightDecay");
@@ -149,7 +150,10 @@ class ProgramChecker {
         this.#whole(schedule["totalSteps"], "program.schedule.totalSteps");
         return;
       default:
-        this.#fault("program.schedule.kind", `${quote(schedule["kind"])} is not constant, linearWarmup or cosine`);
+        this.#fault(
+          "program.schedule.kind",
+          `${quote(schedule["kind"])} is not constant, linearWarmup or cosine`,
+        );
     }
   }
 
@@ -160,7 +164,10 @@ class ProgramChecker {
       if (tensor === undefined) return;
       this.#text(tensor["name"], `${path}.name`);
       if (!["parameter", "moment1", "moment2"].includes(String(tensor["role"]))) {
-        this.#fault(`${path}.role`, `${quote(tensor["role"])} is not parameter, moment1 or moment2`);
+        this.#fault(
+          `${path}.role`,
+          `${quote(tensor["role"])} is not parameter, moment1 or moment2`,
+        );
       }
       this.#tensor(tensor, path, mesh);
       const init = this.#object(tensor["init"], `${path}.init`);
@@ -191,7 +198,10 @@ class ProgramChecker {
     this.#shape(tensor["globalShape"], `${path}.globalShape`);
     const layout = this.#list(tensor["layout"], `${path}.layout`);
     if (layout.length !== mesh.axes.length) {
-      this.#fault(`${path}.layout`, `has ${layout.length} placements, the mesh has ${mesh.axes.length} axes`);
+      this.#fault(
+        `${path}.layout`,
+        `has ${layout.length} placements, the mesh has ${mesh.axes.length} axes`,
+      );
     }
     layout.forEach((placement, axis) => {
       if (typeof placement !== "string" || !/^(R|P|S\d{1,3})$/.test(placement)) {
@@ -205,7 +215,10 @@ class ProgramChecker {
       const dtype = this.#slotDtypes[slot] as DType;
       const bytes = shape.reduce((product, dim) => product * dim, dtypeBytes(dtype));
       if (bytes !== this.#slotBytes[slot]) {
-        this.#fault(path, `a rank's part takes ${bytes} bytes, its slot holds ${this.#slotBytes[slot]}`);
+        this.#fault(
+          path,
+          `a rank's part takes ${bytes} bytes, its slot holds ${this.#slotBytes[slot]}`,
+        );
       }
     } catch (error) {
       this.#fault(path, error instanceof Error ? error.message : String(error));
@@ -237,18 +250,28 @@ class ProgramChecker {
       if (dtype === undefined || this.faults.length > 0) return;
       const part = outer * chunk * dtypeBytes(dtype);
       const whole = part * groupOf(mesh, axes as number[], 0).length;
-      const needs = { allReduce: [part, part], allGather: [part, whole], reduceScatter: [whole, part], allToAll: [whole, whole] };
+      const needs = {
+        allReduce: [part, part],
+        allGather: [part, whole],
+        reduceScatter: [whole, part],
+        allToAll: [whole, whole],
+      };
       const op = collective["op"];
       if (op !== "allReduce" && op !== "allGather" && op !== "reduceScatter" && op !== "allToAll") {
-        this.#fault(`${path}.op`, `${quote(op)} is not allReduce, allGather, reduceScatter or allToAll`);
+        this.#fault(
+          `${path}.op`,
+          `${quote(op)} is not allReduce, allGather, reduceScatter or allToAll`,
+        );
         return;
       }
       [input, output].forEach((slot, end) => {
         const held = this.#slotBytes[slot] ?? 0;
         const needed = needs[op][end] ?? 0;
         const side = end === 0 ? "input" : "output";
-        if (held !== needed) this.#fault(path, `its ${side} slot holds ${held} bytes, the ${op} needs ${needed}`);
-        if (held > MAX_VIEW_BYTES) this.#fault(path, `its ${side} slot of ${held} bytes is over ${MAX_VIEW_BYTES}`);
+        if (held !== needed)
+          this.#fault(path, `its ${side} slot holds ${held} bytes, the ${op} needs ${needed}`);
+        if (held > MAX_VIEW_BYTES)
+          this.#fault(path, `its ${side} slot of ${held} bytes is over ${MAX_VIEW_BYTES}`);
       });
     });
   }
@@ -266,20 +289,28 @@ class ProgramChecker {
           slots.forEach((slot, j) => this.#slotIndex(slot, `${at}.${field}[${j}]`));
         }
         const attrs = this.#object(instruction["attrs"], `${at}.attrs`);
-        for (const [name, attr] of Object.entries(attrs ?? {})) this.#number(attr, `${at}.attrs.${name}`);
+        for (const [name, attr] of Object.entries(attrs ?? {}))
+          this.#number(attr, `${at}.attrs.${name}`);
         return;
       }
-      const collective = this.#index(instruction["collective"], this.#numCollectives, `${at}.collective`);
+      const collective = this.#index(
+        instruction["collective"],
+        this.#numCollectives,
+        `${at}.collective`,
+      );
       const started = open.has(collective);
       if (instruction["kind"] === "start") {
-        if (started) this.#fault(at, `starts collective ${collective} a second time before its wait`);
+        if (started)
+          this.#fault(at, `starts collective ${collective} a second time before its wait`);
         open.add(collective);
       } else if (instruction["kind"] === "wait") {
         if (!started) this.#fault(at, `waits for collective ${collective}, which was not started`);
         open.delete(collective);
-      } else this.#fault(`${at}.kind`, `${quote(instruction["kind"])} is not compute, start or wait`);
+      } else
+        this.#fault(`${at}.kind`, `${quote(instruction["kind"])} is not compute, start or wait`);
     });
-    for (const collective of open) this.#fault(path, `ends without waiting for collective ${collective}`);
+    for (const collective of open)
+      this.#fault(path, `ends without waiting for collective ${collective}`);
   }
 
   #scalarSlot(value: unknown, path: string, dtype: DType): void {

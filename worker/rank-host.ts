@@ -7,7 +7,7 @@ import type { SessionRequest } from "../shared/rpc/gen/rankmesh/v1/SessionReques
 import type { SessionResponse__Output } from "../shared/rpc/gen/rankmesh/v1/SessionResponse.ts";
 import { statusName } from "../shared/rpc/status.ts";
 import { type AssignmentKey, parseAssignment } from "./assignment.ts";
-import { RankRunner, type RankReports, type RankRunnerOptions } from "./rank-runner.ts";
+import { type RankReports, RankRunner, type RankRunnerOptions } from "./rank-runner.ts";
 
 /** What every runner of this worker shares. */
 export type RunnerEnvironment = Omit<RankRunnerOptions, "assignment" | "client" | "reports">;
@@ -55,7 +55,8 @@ export class RankHost {
           if (message.assign) this.#assign(message.assign, port);
           return;
         case "start":
-          if (message.start) this.#withRunner(message.start, "StartSteps", (runner) => runner.start());
+          if (message.start)
+            this.#withRunner(message.start, "StartSteps", (runner) => runner.start());
           return;
         case "abort":
           if (message.abort) this.#abort(message.abort, port);
@@ -68,10 +69,16 @@ export class RankHost {
           }
           return;
         default:
-          this.#logger.warn({ kind: message.message }, "the coordinator sent a message that this version does not know");
+          this.#logger.warn(
+            { kind: message.message },
+            "the coordinator sent a message that this version does not know",
+          );
       }
     } catch (error) {
-      this.#logger.error({ err: error, kind: message.message }, "a message of the coordinator could not be handled");
+      this.#logger.error(
+        { err: error, kind: message.message },
+        "a message of the coordinator could not be handled",
+      );
     }
   }
 
@@ -98,7 +105,10 @@ export class RankHost {
     };
     if (this.#runner !== undefined && current !== undefined) {
       if (current.jobId === jobId && current.generation === generation) {
-        this.#logger.warn({ job: jobId, generation }, "assigned twice; the first assignment goes on");
+        this.#logger.warn(
+          { job: jobId, generation },
+          "assigned twice; the first assignment goes on",
+        );
         return;
       }
       if (current.jobId === jobId && current.generation < generation) {
@@ -137,7 +147,9 @@ export class RankHost {
   }
 
   #abort(abort: AssignmentKey & { readonly reason: string }, port: SessionPort): void {
-    const held = this.#withRunner(abort, "Abort", (runner) => runner.abort(new CancelledError(abort.reason)));
+    const held = this.#withRunner(abort, "Abort", (runner) =>
+      runner.abort(new CancelledError(abort.reason)),
+    );
     // It failed and was freed already, or it never came: either way the coordinator waits for this answer.
     if (!held) sendReleased(port, abort);
   }
@@ -160,7 +172,11 @@ function sendReleased(port: SessionPort, { jobId, generation }: AssignmentKey): 
 }
 
 /** The reports of one rank as messages of the session that assigned it. */
-function reportsTo(port: SessionPort, { jobId, generation }: AssignmentKey, rank: number): RankReports {
+function reportsTo(
+  port: SessionPort,
+  { jobId, generation }: AssignmentKey,
+  rank: number,
+): RankReports {
   const at = { jobId, generation, rank };
   return {
     ready: () => port.send({ ready: at }),
@@ -177,7 +193,9 @@ function reportsTo(port: SessionPort, { jobId, generation }: AssignmentKey, rank
         },
       }),
     finished: (memory, rssBytes, collectiveBytes) =>
-      port.send({ finished: { ...at, peakMemoryBytes: memory.peakBytes, rssBytes, collectiveBytes } }),
+      port.send({
+        finished: { ...at, peakMemoryBytes: memory.peakBytes, rssBytes, collectiveBytes },
+      }),
     failed: ({ code, message, peer, step }) =>
       port.send({
         failed: {

@@ -158,7 +158,8 @@ export class RankRunner {
     this.#aborted.signal.throwIfAborted();
     this.#checkMemory();
     const ring = this.#options.openRing(assignment, {
-      finished: (op, seconds, sent, received) => this.#metrics.collective(op, seconds, sent, received),
+      finished: (op, seconds, sent, received) =>
+        this.#metrics.collective(op, seconds, sent, received),
       waited: (peer, seconds) => this.#metrics.waited(peer, seconds),
     });
     this.#ring = ring;
@@ -170,7 +171,10 @@ export class RankRunner {
     const rssBytes = process.memoryUsage.rss();
     this.#metrics.setMemory(memory);
     this.#finished = true;
-    this.#logger.info({ steps: assignment.steps, peakMemoryBytes: memory.peakBytes, rssBytes }, "rank finished");
+    this.#logger.info(
+      { steps: assignment.steps, peakMemoryBytes: memory.peakBytes, rssBytes },
+      "rank finished",
+    );
     reports.finished(memory, rssBytes, ring.group.sentBytes);
     await this.#release.promise;
   }
@@ -199,7 +203,8 @@ export class RankRunner {
       batchRingBytes: batchRingBytes(program),
       runCollective: (index, at, buffers) => {
         const descriptor = program.collectives[index];
-        if (descriptor === undefined) throw new InternalError(`the program has no collective ${index}`);
+        if (descriptor === undefined)
+          throw new InternalError(`the program has no collective ${index}`);
         const key = { step: at.step, microbatch: at.microbatch, collective: index };
         return ring.group.run(descriptor, key, buffers, at.batchHash);
       },
@@ -223,7 +228,13 @@ export class RankRunner {
       assignment.seed,
     );
     for (const index of loaded) {
-      await loadInitialWeights(this.#options.client, assignment, index, compute, this.#aborted.signal);
+      await loadInitialWeights(
+        this.#options.client,
+        assignment,
+        index,
+        compute,
+        this.#aborted.signal,
+      );
     }
     compute.trim();
   }
@@ -256,7 +267,10 @@ export class RankRunner {
     const step = cause instanceof PeerError ? cause.step : this.#compute?.failure?.step;
     // Ours say what is the matter; of any other the stack is needed to find out.
     const known = cause instanceof RankmeshError && !(cause instanceof InternalError);
-    this.#logger.error(known ? { reason: cause.message, step } : { err: cause, step }, "rank failed");
+    this.#logger.error(
+      known ? { reason: cause.message, step } : { err: cause, step },
+      "rank failed",
+    );
     this.#options.reports.failed({
       code: statusName(cause),
       message: cause.message,

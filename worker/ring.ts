@@ -1,6 +1,6 @@
-import type { CollectiveObserver } from "./collective/collective-group.ts";
-import type { CollectiveGroup } from "./collective/collective.ts";
 import type { Assignment } from "./assignment.ts";
+import type { CollectiveGroup } from "./collective/collective.ts";
+import type { CollectiveObserver } from "./collective/collective-group.ts";
 
 /** What one assignment has to do with its peers. */
 export interface Ring {

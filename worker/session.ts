@@ -80,14 +80,20 @@ export class SessionKeeper {
       });
       if (this.#stopping) return;
       if (end.registered) {
-        logger.warn({ coordinator, reason: end.error.message }, "session lost; the worker aborts what it ran and rejoins");
+        logger.warn(
+          { coordinator, reason: end.error.message },
+          "session lost; the worker aborts what it ran and rejoins",
+        );
         await host.abandon(`the session with the coordinator was lost: ${end.error.message}`);
       } else if (end.final) {
         throw end.error;
       } else if (end.error.message !== told) {
         // Once per reason: a worker may wait for hours.
         told = end.error.message;
-        logger.warn({ coordinator, reason: told }, "no session with the coordinator yet; the worker keeps trying");
+        logger.warn(
+          { coordinator, reason: told },
+          "no session with the coordinator yet; the worker keeps trying",
+        );
       }
       await this.#pause(backoff.next());
     }
@@ -153,7 +159,11 @@ export class SessionKeeper {
       };
       // Restarted by every message that comes.
       let silence = setTimeout(() => {
-        finish(new UnavailableError(`coordinator at ${coordinator} did not answer within ${REGISTER_MS} ms`));
+        finish(
+          new UnavailableError(
+            `coordinator at ${coordinator} did not answer within ${REGISTER_MS} ms`,
+          ),
+        );
       }, REGISTER_MS);
 
       stream.on("data", (message: SessionResponse__Output) => {
@@ -167,13 +177,24 @@ export class SessionKeeper {
           const silenceMs = Math.max(MIN_SILENCE_MS, MISSED_HEARTBEATS * everyMs);
           clearTimeout(silence);
           silence = setTimeout(() => {
-            finish(new UnavailableError(`coordinator at ${coordinator}: no sign of life for ${silenceMs / 1000} s`));
+            finish(
+              new UnavailableError(
+                `coordinator at ${coordinator}: no sign of life for ${silenceMs / 1000} s`,
+              ),
+            );
           }, silenceMs);
           heartbeat = setInterval(() => port.send({ heartbeat: host.heartbeat() }), everyMs);
-          logger.info({ coordinator, workerId: message.registered.workerId }, "registered with the coordinator");
+          logger.info(
+            { coordinator, workerId: message.registered.workerId },
+            "registered with the coordinator",
+          );
         } else if (message.message !== "heartbeat") {
           if (registered) host.handle(message, port);
-          else logger.warn({ kind: message.message }, "the coordinator sent a message before it registered this worker");
+          else
+            logger.warn(
+              { kind: message.message },
+              "the coordinator sent a message before it registered this worker",
+            );
         }
       });
       stream.on("error", (error) => {
@@ -181,7 +202,9 @@ export class SessionKeeper {
         const final = !registered && isServiceError(error) && FINAL_STATUSES.has(error.code);
         finish(lost, final);
       });
-      stream.on("end", () => finish(new UnavailableError(`coordinator at ${coordinator} ended the session`)));
+      stream.on("end", () =>
+        finish(new UnavailableError(`coordinator at ${coordinator} ended the session`)),
+      );
       stream.write({ register });
     });
   }

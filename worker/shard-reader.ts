@@ -4,8 +4,8 @@ import { dtypeBytes } from "../shared/program/program.ts";
 import type { ReadShardRequest__Output } from "../shared/rpc/gen/rankmesh/v1/ReadShardRequest.ts";
 import type { ReadShardResponse } from "../shared/rpc/gen/rankmesh/v1/ReadShardResponse.ts";
 import { toServiceError } from "../shared/rpc/status.ts";
-import type { RankRunner } from "./rank-runner.ts";
 import { MOVE_BYTES } from "./compute/compute-proxy.ts";
+import type { RankRunner } from "./rank-runner.ts";
 
 type ReadShardCall = ServerWritableStream<ReadShardRequest__Output, ReadShardResponse>;
 

@@ -101,13 +101,18 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
     ],
   });
   const bound = await server.bind(listen);
-  const http = await serveHttp(httpAt, metrics.registry, () => !stopping).catch(async (error: unknown) => {
-    await server.stop(0);
-    throw error;
-  });
+  const http = await serveHttp(httpAt, metrics.registry, () => !stopping).catch(
+    async (error: unknown) => {
+      await server.stop(0);
+      throw error;
+    },
+  );
   for (const { host: at } of [bound, http.address]) {
     if (!isLoopback(at)) {
-      logger.warn({ host: at }, "bound beyond loopback, without encryption or authentication: use a network that you trust");
+      logger.warn(
+        { host: at },
+        "bound beyond loopback, without encryption or authentication: use a network that you trust",
+      );
     }
   }
 

@@ -98,7 +98,8 @@ export class BatchRing {
       const first = Math.min(length, this.#data.length - start * UNIT_BYTES);
       const at = start * UNIT_BYTES;
       visitor.piece(step, input, value, this.#data.subarray(at, at + first));
-      if (first < length) visitor.piece(step, input, value + first, this.#data.subarray(0, length - first));
+      if (first < length)
+        visitor.piece(step, input, value + first, this.#data.subarray(0, length - first));
     }
     Atomics.store(this.#control, READ, (start + toUnits(length)) % this.#units);
   }

@@ -110,7 +110,8 @@ export class ComputeProxy {
   async initialize(stored: readonly number[], seed: number): Promise<void> {
     this.#post({ kind: "initialize", stored, seed });
     const reply = await this.#expect();
-    if (typeof reply === "number" || reply.kind !== "initialized") throw unexpected(reply, "initialized");
+    if (typeof reply === "number" || reply.kind !== "initialized")
+      throw unexpected(reply, "initialized");
   }
 
   /** Runs all steps. The memory report is of the end. */
@@ -197,7 +198,8 @@ export class ComputeProxy {
     try {
       await new Promise<void>((resolve, reject) => {
         this.#onDisposed = { resolve, reject };
-        if (this.#exited) reject(new InternalError("the compute thread ended without freeing its arena"));
+        if (this.#exited)
+          reject(new InternalError("the compute thread ended without freeing its arena"));
         else this.#post({ kind: "dispose" });
       });
     } finally {
@@ -243,7 +245,9 @@ export class ComputeProxy {
   #startCollective(index: number): void {
     const buffers = this.#views[index];
     if (buffers === undefined) {
-      this.abort(new InternalError(`the compute thread started collective ${index}, which has no operands`));
+      this.abort(
+        new InternalError(`the compute thread started collective ${index}, which has no operands`),
+      );
       return;
     }
     const at = {

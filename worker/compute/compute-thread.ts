@@ -76,13 +76,15 @@ class ComputeThread {
 
   #serve(request: Exclude<ComputeRequest, { readonly kind: "dispose" }>): void {
     const loaded = this.#loaded;
-    if (loaded === undefined) throw new InternalError(`${request.kind} before the program was loaded`);
+    if (loaded === undefined)
+      throw new InternalError(`${request.kind} before the program was loaded`);
     switch (request.kind) {
       case "initialize":
         for (const index of request.stored) {
           this.#control.check();
           const tensor = this.#start.program.stored[index];
-          if (tensor === undefined) throw new InternalError(`the program stores no tensor ${index}`);
+          if (tensor === undefined)
+            throw new InternalError(`the program stores no tensor ${index}`);
           loaded.initialize(tensor, request.seed);
         }
         loaded.synchronize();

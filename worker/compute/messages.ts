@@ -32,7 +32,12 @@ export type ComputeRequest =
 /** Compute thread to main thread; a bare number is the index of a collective that was started. */
 export type ComputeReply =
   | number
-  | { readonly kind: "loaded"; readonly device: string; readonly addresses: CollectiveAddresses; readonly memory: MemoryReport }
+  | {
+      readonly kind: "loaded";
+      readonly device: string;
+      readonly addresses: CollectiveAddresses;
+      readonly memory: MemoryReport;
+    }
   | { readonly kind: "initialized" }
   | { readonly kind: "moved"; readonly id: number; readonly buffer: ArrayBuffer }
   | { readonly kind: "roomForBatches" }

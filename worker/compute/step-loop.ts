@@ -1,6 +1,6 @@
 import { crc32 } from "node:zlib";
 import { DataLossError, InternalError } from "../../shared/errors.ts";
-import { stepScalars, type StepScalars } from "../../shared/optimizer/step-scalars.ts";
+import { type StepScalars, stepScalars } from "../../shared/optimizer/step-scalars.ts";
 import { dtypeBytes, type Instruction, type Program } from "../../shared/program/program.ts";
 import type { LoadedProgram } from "../backend/backend.ts";
 import type { BatchRing, BatchVisitor } from "./batch-ring.ts";
@@ -54,7 +54,14 @@ export function runSteps(context: StepLoopContext, steps: number): void {
       const seconds = (now - endedMs) / 1000;
       endedMs = now;
       context.control.stepsDone = step + 1;
-      context.onStep({ step, loss, gradNorm, seconds, batchHash, peakMemoryBytes: context.peakMemoryBytes() });
+      context.onStep({
+        step,
+        loss,
+        gradNorm,
+        seconds,
+        batchHash,
+        peakMemoryBytes: context.peakMemoryBytes(),
+      });
     } catch (error) {
       throw new StepError(step, error);
     }

@@ -1,0 +1,165 @@
+import koffi from "koffi";
+import { InternalError, ResourceExhaustedError } from "../../shared/errors.ts";
+import type { StepScalars } from "../../shared/optimizer/step-scalars.ts";
+import type { ComputeInstruction, Program, StoredTensor } from "../../shared/program/program.ts";
+import type { Backend, LoadedProgram, MemoryAccount } from "../../worker/backend/backend.ts";
+import type { BackendChoice } from "../../worker/compute/backend-loader.ts";
+
+/** URL of this module, for `WorkerOptions.backendModule`. */
+export const FAKE_BACKEND = import.meta.url;
+
+/**
+ * A backend of whole numbers, for tests of what runs around a backend. Its device says what is wrong with it:
+ * `refuse` (memory), `extra:BYTES` (asks for more than predicted), `leak` (keeps memory), else nothing.
+ */
+export function createBackend(choice: BackendChoice): Backend {
+  const account = new Account();
+  return {
+    name: "reference",
+    device: choice.device === "" ? "fake" : choice.device,
+    fingerprint: "fake 1",
+    memory: account,
+    load: (program, rank) => new FakeProgram(program, rank, choice.device, account),
+  };
+}
+
+class Account implements MemoryAccount {
+  currentBytes = 0;
+  peakBytes = 0;
+  readonly #kinds = new Map<string, number>();
+
+  allocate(kind: string, bytes: number): void {
+    this.#kinds.set(kind, (this.#kinds.get(kind) ?? 0) + bytes);
+    this.currentBytes += bytes;
+    this.peakBytes = Math.max(this.peakBytes, this.currentBytes);
+  }
+
+  free(kind: string, bytes: number): void {
+    this.#kinds.set(kind, (this.#kinds.get(kind) ?? 0) - bytes);
+    this.currentBytes -= bytes;
+  }
+
+  byKind(): Record<string, number> {
+    return Object.fromEntries(this.#kinds);
+  }
+}
+
+class FakeProgram implements LoadedProgram {
+  readonly #program: Program;
+  readonly #rank: number;
+  readonly #account: Account;
+  readonly #leak: boolean;
+  readonly #held: (readonly [kind: string, bytes: number])[];
+  #arena: ArrayBuffer | undefined;
+
+  constructor(program: Program, rank: number, device: string, account: Account) {
+    if (device === "refuse") {
+      throw new ResourceExhaustedError(`fake: the system refuses ${program.arenaBytes} bytes`);
+    }
+    this.#program = program;
+    this.#rank = rank;
+    this.#account = account;
+    this.#leak = device === "leak";
+    this.#held = Object.entries(program.memoryByKind);
+    const extra = /^extra:(\d+)$/.exec(device)?.[1];
+    if (extra !== undefined) this.#held = [...this.#held, ["workspace", Number(extra)]];
+    for (const [kind, bytes] of this.#held) account.allocate(kind, bytes);
+    this.#arena = new ArrayBuffer(program.arenaBytes);
+  }
+
+  run(instruction: ComputeInstruction, scalars: StepScalars): void {
+    const { op, attrs } = instruction;
+    const [a, b] = instruction.inputs.map((slot) => this.#floats(slot));
+    const [out] = instruction.outputs.map((slot) => this.#floats(slot));
+    switch (op) {
+      case "dotRows": {
+        // Every row of a with every row of b, added up.
+        const width = this.#program.slots[instruction.inputs[0] ?? -1]?.shape[1] ?? 1;
+        let total = 0;
+        for (let i = 0; a !== undefined && b !== undefined && i < a.length; i += width) {
+          for (let j = 0; j < b.length; j += width) {
+            for (let k = 0; k < width; k++) total += (a[i + k] ?? 0) * (b[j + k] ?? 0);
+          }
+        }
+        if (out !== undefined) out[0] = total;
+        return;
+      }
+      case "addConstant":
+        out?.forEach((value, i) => {
+          out[i] = value + (attrs["value"] ?? 0);
+        });
+        return;
+      case "sleep":
+        if (this.#concerns(attrs, scalars)) {
+          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, attrs["ms"] ?? 0);
+        }
+        return;
+      case "fail":
+        if (this.#concerns(attrs, scalars))
+          throw new ResourceExhaustedError("fake: the device is lost");
+        return;
+      case "crash":
+        if (this.#concerns(attrs, scalars)) setThrowLater();
+        return;
+      default:
+        throw new InternalError(`fake backend has no op ${op}`);
+    }
+  }
+
+  initialize(tensor: StoredTensor, seed: number): void {
+    const floats = this.#floats(tensor.slot);
+    const value = tensor.init.kind === "constant" ? tensor.init.value : seed + this.#rank;
+    floats.fill(value);
+  }
+
+  write(slot: number, bytes: Uint8Array, offsetBytes = 0): void {
+    const into = this.#bytes(slot);
+    if (offsetBytes + bytes.length > into.length)
+      throw new InternalError(`write past slot ${slot}`);
+    into.set(bytes, offsetBytes);
+  }
+
+  read(slot: number, into: Uint8Array, offsetBytes = 0): void {
+    into.set(this.#bytes(slot).subarray(offsetBytes, offsetBytes + into.length));
+  }
+
+  hostAddress(slot: number): bigint {
+    return koffi.address(this.#bytes(slot));
+  }
+
+  synchronize(): void {}
+
+  dispose(): void {
+    this.#arena = undefined;
+    if (this.#leak) return;
+    for (const [kind, bytes] of this.#held) this.#account.free(kind, bytes);
+  }
+
+  /** Whether an instruction with `step` (and `rank`) attributes is meant for now (and here). */
+  #concerns(attrs: Readonly<Record<string, number>>, scalars: StepScalars): boolean {
+    return (
+      (attrs["step"] ?? scalars.step) === scalars.step &&
+      (attrs["rank"] ?? this.#rank) === this.#rank
+    );
+  }
+
+  #bytes(slot: number): Uint8Array {
+    const found = this.#program.slots[slot];
+    if (found === undefined || this.#arena === undefined)
+      throw new InternalError(`no slot ${slot}`);
+    return new Uint8Array(this.#arena, found.offsetBytes, found.sizeBytes);
+  }
+
+  #floats(slot: number): Float32Array {
+    const { buffer, byteOffset, byteLength } = this.#bytes(slot);
+    return new Float32Array(buffer, byteOffset, byteLength / 4);
+  }
+}
+
+/** An error that no caller can catch: what a fault in the thread's own event loop looks like. */
+function setThrowLater(): never {
+  process.nextTick(() => {
+    throw new Error("fake: the thread is broken");
+  });
+  throw new Error("fake: leave the loop");
+}

@@ -1,0 +1,37 @@
+import { expect } from "chai";
+import { WorkerMetrics } from "../../../worker/metrics.ts";
+
+const RANK = { jobId: "j", rank: 0, device: "d", backend: "b" };
+
+describe("WorkerMetrics", () => {
+  it("removes an assignment's series, and only those", async () => {
+    const metrics = new WorkerMetrics({ version: "1" });
+    const other = metrics.startRank({ ...RANK, rank: 1 });
+    const rank = metrics.startRank(RANK);
+    for (const each of [other, rank]) {
+      each.setLimits(10, 5);
+      each.setMemory({ currentBytes: 1, peakBytes: 2, byKind: { weights: 1 } });
+      each.step({
+        step: 0,
+        loss: 1,
+        gradNorm: undefined,
+        seconds: 1,
+        batchHash: 0,
+        peakMemoryBytes: 2,
+      });
+      each.collective("allReduce", 0.1, 3, 4);
+      each.waited(7, 0.5);
+    }
+    const series = async (): Promise<string[]> =>
+      (await metrics.registry.metrics())
+        .split("\n")
+        .filter((line) => /^rankmesh_.*job_id/.test(line));
+    const before = await series();
+    expect(before.filter((line) => line.includes('rank="0"')).length).to.equal(before.length / 2);
+    rank.remove();
+    const after = await series();
+    expect(after.length).to.equal(before.length / 2);
+    expect(after.every((line) => line.includes('rank="1"'))).to.equal(true);
+    metrics.close();
+  });
+});
