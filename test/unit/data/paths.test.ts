@@ -1,5 +1,6 @@
-import { execFileSync } from "node:child_process";
+import { once } from "node:events";
 import { mkdir, symlink, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
 import { join } from "node:path";
 import { expect } from "chai";
 import { anyPath, insideRoot, noPaths, resolveJobPaths } from "../../../coordinator/data/paths.ts";
@@ -8,7 +9,7 @@ import { requireJobSpec } from "../../../shared/job/resolve.ts";
 import { caught } from "../../support/caught.ts";
 import { withFolder } from "../../support/data.ts";
 
-/** A root with a file, a folder, links and a pipe in it, and a secret beside it. */
+/** A root with a file, a folder, links and a socket in it, and a secret beside it. */
 async function withRoot(body: (root: string, outside: string) => Promise<void>): Promise<void> {
   await withFolder(async (folder) => {
     const root = join(folder, "root");
@@ -24,8 +25,13 @@ async function withRoot(body: (root: string, outside: string) => Promise<void>):
     await symlink("data", join(root, "link-in"));
     await symlink(join(root, "data"), join(outside, "link-to-data"));
     await symlink("loop", join(root, "loop"));
-    execFileSync("mkfifo", [join(root, "pipe")]);
-    await body(root, outside);
+    const server = createServer().listen(join(root, "socket"));
+    await once(server, "listening");
+    try {
+      await body(root, outside);
+    } finally {
+      server.close();
+    }
   });
 }
 
@@ -66,7 +72,7 @@ describe("paths under a data root", () => {
     ["none", "no such file"],
     ["data/below", "a part of it is a file, not a folder"],
     ["sub", "is a folder; name a file"],
-    ["pipe", "is no regular file"],
+    ["socket", "is no regular file"],
     ["loop", "has links that lead in a circle"],
     ["n".repeat(300), "is longer than the file system allows"],
     ["da\0ta", "must have no NUL character"],
@@ -92,7 +98,7 @@ describe("paths under a data root", () => {
     ["data/new", "its folder is a file"],
     ["sub", "is a folder; name a file"],
     ["link-out", "is a link; name the file itself"],
-    ["pipe", "is no regular file"],
+    ["socket", "is no regular file"],
     [".", "is a folder; name a file"],
   ];
   for (const [given, reason] of outputs) {
