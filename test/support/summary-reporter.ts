@@ -7,7 +7,7 @@ const LINGER_MS = 10_000;
  * A line per suite, skipped tests with their titles, failures in full, and as the last line
  * `N passed, N failed, N skipped`.
  */
-export class SummaryReporter extends Mocha.reporters.Base {
+class SummaryReporter extends Mocha.reporters.Base {
   readonly #skipped: string[] = [];
   readonly #suite = { title: "", passed: 0, failed: 0, skipped: 0, startMs: 0 };
 
