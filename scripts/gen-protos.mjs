@@ -93,7 +93,7 @@ function generate() {
       // Files at the top are the loaders of each proto; shared/rpc/proto.ts takes their place.
       if (!path.includes("/")) continue;
       const source = readFileSync(join(types, path), "utf8");
-      files.set(path, HEADER + allowUndefinedInputs(source.trimEnd()) + "\n");
+      files.set(path, `${HEADER}${allowUndefinedInputs(source.trimEnd())}\n`);
     }
     // Beside our own: the health service, whose proto comes with its package.
     const inputs = join(scratch, "protos");

@@ -23,7 +23,7 @@ check() {
 folders=(bench cli client compiler coordinator models shared test worker)
 
 check "types" tsc -b
-check "format and syntax" biome ci --max-diagnostics=100
+check "format and syntax" biome ci --colors=off --max-diagnostics=100
 check "type-aware lint" eslint --max-warnings=0 .
 check "dependencies between folders" depcruise --config .dependency-cruiser.cjs "${folders[@]}"
 check "dead files and exports" knip --no-progress
