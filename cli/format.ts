@@ -18,11 +18,6 @@ export function formatBytes(bytes: number): string {
   return `${bytes} B`;
 }
 
-/** Gigabytes with two digits, as in the reference's table: `2.42`. */
-export function formatGigabytes(bytes: number): string {
-  return (bytes / 1e9).toFixed(2);
-}
-
 /** `0:07`, `12:30`, `1:02:03`; whole seconds, rounded up so that a running job never shows 0:00 too early. */
 export function formatDuration(seconds: number): string {
   if (!Number.isFinite(seconds)) return "?";

@@ -10,16 +10,15 @@ export function jobReport(job: Job): string[] {
   return lines;
 }
 
-/** `rank 1 on worker b, step 118: ...` */
+/** `rank 1 on worker b, step 118: ...`, without what the message says by itself. */
 export function jobErrorText(error: JobError): string {
+  const { rank, worker, step, message } = error;
   const where: string[] = [];
-  if (error.rank !== undefined) {
-    where.push(
-      error.worker === undefined ? `rank ${error.rank}` : `rank ${error.rank} on ${error.worker}`,
-    );
+  if (rank !== undefined && !message.includes(`rank ${rank}`)) {
+    where.push(worker === undefined ? `rank ${rank}` : `rank ${rank} on ${worker}`);
   }
-  if (error.step !== undefined) where.push(`step ${error.step}`);
-  return `${where.length === 0 ? "" : `${where.join(", ")}: `}${error.message} (${error.code})`;
+  if (step !== undefined && !message.includes(`step ${step}`)) where.push(`step ${step}`);
+  return `${where.length === 0 ? "" : `${where.join(", ")}: `}${message} (${error.code})`;
 }
 
 function endLine(job: Job): string {
@@ -48,10 +47,10 @@ function rankTable(job: Job): string[] {
     String(rank.rank),
     rank.worker,
     `${rank.backend} ${rank.device}`.trim(),
-    formatBytes(rank.peakMemoryBytes),
+    bytesOrDash(rank.peakMemoryBytes),
     predictionText(rank.peakMemoryBytes, rank.predictedPeakMemoryBytes),
-    formatBytes(rank.rssBytes),
-    formatBytes(rank.collectiveBytes),
+    bytesOrDash(rank.rssBytes),
+    rank.rssBytes === 0 ? "-" : formatBytes(rank.collectiveBytes),
   ]);
   return formatTable(
     ["rank", "worker", "device", "peak memory", "predicted", "resident", "sent to peers"],
@@ -61,5 +60,11 @@ function rankTable(job: Job): string[] {
 
 function predictionText(peakBytes: number, predictedBytes: number): string {
   if (peakBytes === predictedBytes) return "equal";
+  if (peakBytes === 0) return formatBytes(predictedBytes);
   return `${formatBytes(predictedBytes)} (${predictedBytes} B, measured ${peakBytes} B)`;
+}
+
+/** A rank that did not live to report has zeros. */
+function bytesOrDash(bytes: number): string {
+  return bytes === 0 ? "-" : formatBytes(bytes);
 }

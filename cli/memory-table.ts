@@ -1,5 +1,5 @@
 import type { Job } from "../client/job-types.ts";
-import { formatGigabytes, formatLoss, formatStepTime, formatTable } from "./format.ts";
+import { formatLoss, formatStepTime, formatTable } from "./format.ts";
 import { type StepSeconds, summarizeStepSeconds } from "./job-result.ts";
 
 /**
@@ -76,6 +76,8 @@ export function quickstartResult(
 export function memoryTable(model: QuickstartModel, runs: readonly QuickstartRun[]): string[] {
   const { dim, hidden, batch } = model;
   const comparable = dim === 8192 && hidden === 8192 && batch === 8;
+  const unit = tableUnit(runs);
+  const inUnit = (bytes: number) => (bytes / unit.bytes).toFixed(2);
   const header = [
     "ranks",
     ...(comparable ? ["reference"] : []),
@@ -92,15 +94,15 @@ export function memoryTable(model: QuickstartModel, runs: readonly QuickstartRun
     return [
       String(tensorParallel),
       ...(comparable ? [REFERENCE_GIGABYTES.get(tensorParallel) ?? "-"] : []),
-      formatGigabytes(largest((rank) => rank.predictedPeakMemoryBytes)),
-      formatGigabytes(largest((rank) => rank.peakMemoryBytes)),
-      formatGigabytes(largest((rank) => rank.rssBytes)),
+      inUnit(largest((rank) => rank.predictedPeakMemoryBytes)),
+      inUnit(largest((rank) => rank.peakMemoryBytes)),
+      inUnit(largest((rank) => rank.rssBytes)),
       median === null ? "-" : formatStepTime(median),
       lossText(job.loss),
     ];
   });
   return [
-    `FeedForward(${dim}, ${hidden}), batch ${batch}, AdamW, float32: peak memory per rank in GB (1e9 bytes)`,
+    `FeedForward(${dim}, ${hidden}), batch ${batch}, AdamW, float32: peak memory per rank in ${unit.name} (${unit.bytes.toExponential().replace("+", "")} bytes)`,
     ...formatTable(header, rows),
     ...(comparable
       ? ["reference: PyTorch + Lightning Fabric, one GPU a rank, as its documentation prints it"]
@@ -113,6 +115,18 @@ export function allAsPredicted(runs: readonly QuickstartRun[]): boolean {
   return runs.every(({ job }) =>
     job.ranks.every((rank) => rank.peakMemoryBytes === rank.predictedPeakMemoryBytes),
   );
+}
+
+/** Gigabytes, as the reference prints them, unless the model is a small one. */
+function tableUnit(runs: readonly QuickstartRun[]): {
+  readonly name: string;
+  readonly bytes: number;
+} {
+  const most = Math.max(
+    0,
+    ...runs.flatMap(({ job }) => job.ranks.map((rank) => rank.peakMemoryBytes)),
+  );
+  return most >= 1e8 ? { name: "GB", bytes: 1e9 } : { name: "MB", bytes: 1e6 };
 }
 
 function lossText(loss: readonly number[]): string {

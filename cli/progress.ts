@@ -31,8 +31,8 @@ export interface StepProgress {
   readonly peakMemoryBytes: number;
 }
 
-/** Steps that the estimate of the time left looks back on: enough to smooth, few enough to follow a change. */
-const ETA_WINDOW = 8;
+/** Steps that the rate and the time left look back on: enough to smooth, few enough to follow a change. */
+const WINDOW_STEPS = 8;
 
 /**
  * Shows a job's progress: one line redrawn in place on a terminal, else a plain line at an interval and at the end.
@@ -45,7 +45,7 @@ export class Progress {
   readonly #intervalMs: number;
   readonly #live: boolean;
   readonly #now: () => number;
-  readonly #recentSeconds: number[] = [];
+  readonly #recent: StepProgress[] = [];
   #status = "starting";
   #step: StepProgress | undefined;
   #lastWriteMs = Number.NEGATIVE_INFINITY;
@@ -80,8 +80,8 @@ export class Progress {
 
   step(step: StepProgress): void {
     this.#step = step;
-    this.#recentSeconds.push(step.seconds);
-    if (this.#recentSeconds.length > ETA_WINDOW) this.#recentSeconds.shift();
+    this.#recent.push(step);
+    if (this.#recent.length > WINDOW_STEPS) this.#recent.shift();
     this.tick();
   }
 
@@ -116,15 +116,20 @@ export class Progress {
     const parts = [
       `${this.#title}  step ${done}/${this.#steps}`,
       `loss ${formatLoss(step.loss)}`,
-      `${formatRate(step.samplesPerSecond)} samples/s`,
+      `${formatRate(this.#samplesPerSecond())} samples/s`,
       `peak ${formatBytes(step.peakMemoryBytes)}`,
     ];
     if (done < this.#steps) parts.push(`ETA ${formatDuration(this.#secondsLeft(done))}`);
     return parts.join("  ");
   }
 
+  #samplesPerSecond(): number {
+    const seconds = this.#recent.reduce((sum, step) => sum + step.seconds, 0);
+    return this.#recent.reduce((sum, s) => sum + s.samplesPerSecond * s.seconds, 0) / seconds;
+  }
+
   #secondsLeft(done: number): number {
-    const sorted = [...this.#recentSeconds].sort((a, b) => a - b);
+    const sorted = this.#recent.map((step) => step.seconds).sort((a, b) => a - b);
     const median = sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
     return median * (this.#steps - done);
   }

@@ -50,7 +50,9 @@ describe("what a failed command says", () => {
   });
 
   it("shows a stack only for faults of our own", () => {
-    expect(errorLines(new UnavailableError("nobody answers"))).to.deep.equal(["rankmesh: nobody answers"]);
+    expect(errorLines(new UnavailableError("nobody answers"))).to.deep.equal([
+      "rankmesh: nobody answers",
+    ]);
     expect(errorLines(new InternalError("oops"))[0]).to.match(/internal: oops\n\s+at /);
   });
 

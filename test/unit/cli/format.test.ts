@@ -56,11 +56,15 @@ describe("formatting for people", () => {
   });
 
   it("sets columns of numbers right and others left, and leaves no blanks at line ends", () => {
-    expect(formatTable(["rank", "worker"], [["0", "a"], ["10", "long-name"]])).to.deep.equal([
-      "rank  worker",
-      "   0  a",
-      "  10  long-name",
-    ]);
+    expect(
+      formatTable(
+        ["rank", "worker"],
+        [
+          ["0", "a"],
+          ["10", "long-name"],
+        ],
+      ),
+    ).to.deep.equal(["rank  worker", "   0  a", "  10  long-name"]);
     expect(formatTable(["worker", "state"], [])).to.deep.equal(["worker  state"]);
   });
 });

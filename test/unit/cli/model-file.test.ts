@@ -34,12 +34,15 @@ describe("model files", () => {
     count += 1;
     const path = join(folder, `model-${count}.mjs`);
     await writeFile(path, source);
-    return await traceModelFile(path, spec, folder);
+    return traceModelFile(path, spec, folder);
   }
 
   for (const [what, source] of [
     ["a class with static inputs", `${NET} Net.inputs = { x: [4] }; export default Net;`],
-    ["an instance with inputs", `${NET} const net = new Net(); net.inputs = { x: [4] }; export default net;`],
+    [
+      "an instance with inputs",
+      `${NET} const net = new Net(); net.inputs = { x: [4] }; export default net;`,
+    ],
     ["a function", `${NET} Net.inputs = { x: [4] }; export default () => new Net(8);`],
     ["an async function", `${NET} Net.inputs = { x: [4] }; export default async () => new Net(8);`],
   ] as const) {
@@ -84,8 +87,16 @@ describe("model files", () => {
     ["exports something else", "export default 42;", /default export is of type number/],
     ["throws while it loads", "throw new Error('boom');", /:1: boom/],
     ["has a syntax error", "export default class {", /model-\d+\.mjs: Unexpected/],
-    ["imports what is not there", `import { Lineal } from "rankmesh"; export default Lineal;`, /Lineal/],
-    ["declares no inputs without data", `${NET} export default Net;`, /declares no inputs.*static inputs = /],
+    [
+      "imports what is not there",
+      `import { Lineal } from "rankmesh"; export default Lineal;`,
+      /Lineal/,
+    ],
+    [
+      "declares no inputs without data",
+      `${NET} export default Net;`,
+      /declares no inputs.*static inputs = /,
+    ],
     [
       "has inputs that are no dims",
       `${NET} Net.inputs = { x: "4" }; export default Net;`,

@@ -29,7 +29,9 @@ describe("progress", () => {
   it("says step, loss, rate, memory and the time left", () => {
     const progress = new Progress({ stream: new FakeStream(false), title: "job", steps: 40 });
     progress.step(step(0));
-    expect(progress.line()).to.equal("job  step 1/40  loss 1.50000  3.00 samples/s  peak 2.42 GB  ETA 1:18");
+    expect(progress.line()).to.equal(
+      "job  step 1/40  loss 1.50000  3.00 samples/s  peak 2.42 GB  ETA 1:18",
+    );
   });
 
   it("estimates the time left from recent steps, unmoved by one slow step", () => {
