@@ -162,7 +162,7 @@ export class Engine {
 
   // ---- workers
 
-  /** @throws AlreadyExistsError when a live worker has the name */
+  /** Takes a worker in; `schedule` gives it work. @throws AlreadyExistsError when a live worker has the name */
   join(info: WorkerInfo, session: Session): void {
     if (this.#stopped) throw new UnavailableError("the coordinator is shutting down");
     this.workers.register(info, session.id, this.#nowMs());
@@ -172,7 +172,6 @@ export class Engine {
       { worker: name, address, backend, device, memoryLimitBytes },
       "worker joined",
     );
-    this.schedule();
   }
 
   /** Takes one message of a registered worker. What does not concern its present rank is stale and changes nothing. */

@@ -23,6 +23,9 @@ type SessionCall = ServerDuplexStream<SessionRequest__Output, SessionResponse>;
 /** A worker that does not say who it is within this time is sent away. */
 const REGISTER_MS = 10_000;
 
+/** Time for a break of the connection to show after the end of what came through it. */
+const HALF_CLOSE_MS = 25;
+
 /** A worker that leaves this many messages unread is not reading at all. */
 const MAX_UNREAD_MESSAGES = 256;
 
@@ -72,15 +75,15 @@ function serveSession(call: SessionCall, id: number, options: RankServiceOptions
       if (ended) return;
       if (call.writableLength > MAX_UNREAD_MESSAGES) {
         const why = "it does not read what it is sent";
-        over(why, false);
-        call.destroy(toServiceError(new UnavailableError(`the session was ended: ${why}`)));
+        this.end(new UnavailableError(why));
         return;
       }
       call.write(message);
     },
     end(error) {
       over(error.message, false);
-      call.destroy(toServiceError(error));
+      // Not `destroy`: that would end the call without a status, and the worker would never hear of it.
+      call.emit("error", toServiceError(error));
     },
   };
   const registerTimer = setTimeout(() => {
@@ -98,23 +101,28 @@ function serveSession(call: SessionCall, id: number, options: RankServiceOptions
       if (!message.register) throw new InvalidArgumentError("the first message must be register");
       const info = workerInfo(message.register, version);
       clearTimeout(registerTimer);
-      // Said before anything that joining sets off, such as an assignment.
+      engine.join(info, session);
+      name = info.name;
+      // Said before anything else, an assignment above all.
       session.send({
         registered: {
           workerId: `${info.name}#${id}`,
           heartbeatIntervalSeconds: heartbeatMs / 1000,
         },
       });
-      name = info.name;
-      engine.join(info, session);
+      engine.schedule();
     } catch (error) {
       logger.warn({ peer: call.getPeer(), worker: name, err: error }, "session ended by an error");
       session.end(error instanceof Error ? error : new Error(String(error)));
     }
   });
   call.on("end", () => {
-    over("it left", true);
-    call.end();
+    // A broken connection ends the stream too, and only then tells that it was cancelled.
+    setTimeout(() => {
+      if (ended) return;
+      over("it left", true);
+      call.end();
+    }, HALF_CLOSE_MS);
   });
   call.on("cancelled", () => over("its connection ended (killed, crashed or cut off)", false));
   call.on("error", (error: Error) => over(`its connection failed: ${error.message}`, false));

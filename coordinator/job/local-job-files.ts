@@ -55,7 +55,7 @@ export class LocalJobFiles implements JobFiles {
     return async () => {
       const { init } = await this.#paths(spec);
       if (init === undefined) throw new InvalidArgumentError("init.safetensors names no file");
-      return await InitialWeights.open(init, program);
+      return InitialWeights.open(init, program);
     };
   }
 
@@ -67,7 +67,7 @@ export class LocalJobFiles implements JobFiles {
     if (spec.output.safetensors === undefined) return undefined;
     const { output } = await this.#paths(spec);
     if (output === undefined) return undefined;
-    return await writeOutput(output.real, gang, silenceMs);
+    return writeOutput(output.real, gang, silenceMs);
   }
 
   async ended(jobId: string): Promise<void> {

@@ -73,7 +73,7 @@ export async function writeOutput(
     // The first failure stops the others; all are awaited, so that nobody writes to a closed file.
     for (const rank of perRank) rank.catch((error: unknown) => failed.abort(error));
     await Promise.allSettled(perRank);
-    await Promise.all(perRank.map(async (rank) => await rank)).catch((error: unknown) => {
+    await Promise.all(perRank.map(async (rank) => rank)).catch((error: unknown) => {
       throw failed.signal.aborted ? failed.signal.reason : error;
     });
     gang.signal.throwIfAborted();
