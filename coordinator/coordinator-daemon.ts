@@ -7,7 +7,7 @@ import { RpcServer } from "../shared/rpc/server.ts";
 import { systemClock } from "./clock.ts";
 import { anyPath, insideRoot, noPaths, type PathPolicy } from "./data/paths.ts";
 import { Engine } from "./engine.ts";
-import { serveHttp } from "./http-server.ts";
+import { type HttpEndpoint, serveHttp } from "./http-server.ts";
 import { LocalJobFiles } from "./job/local-job-files.ts";
 import { type CoordinatorLimits, DEFAULT_LIMITS } from "./limits.ts";
 import { CoordinatorMetrics } from "./metrics.ts";
@@ -89,21 +89,22 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
     ],
   });
   let stopping = false;
-  const httpServer = await serveHttp(http, {
-    registry: metrics.registry,
-    healthy: () => !stopping,
-    status: () => statusOf(engine, version),
-  });
+  let httpServer: HttpEndpoint | undefined;
   const closeAll = async (graceMs: number): Promise<void> => {
     stopping = true;
     server.setServing(false);
     await engine.stop(graceMs);
     await server.stop(Math.min(graceMs, 500));
-    await httpServer.close();
+    await httpServer?.close();
     metrics.close();
   };
   let bound: HostPort;
   try {
+    httpServer = await serveHttp(http, {
+      registry: metrics.registry,
+      healthy: () => !stopping,
+      status: () => statusOf(engine, version),
+    });
     bound = await server.bind(grpc);
   } catch (error) {
     await closeAll(0);

@@ -9,6 +9,7 @@ import type { Register } from "../../shared/rpc/gen/rankmesh/v1/Register.ts";
 import type { SessionRequest } from "../../shared/rpc/gen/rankmesh/v1/SessionRequest.ts";
 import type { SessionResponse__Output } from "../../shared/rpc/gen/rankmesh/v1/SessionResponse.ts";
 import type { StepReport } from "../../shared/rpc/gen/rankmesh/v1/StepReport.ts";
+import type { StreamBatchesResponse__Output } from "../../shared/rpc/gen/rankmesh/v1/StreamBatchesResponse.ts";
 import { serverStreaming } from "../../shared/rpc/handlers.ts";
 import { services } from "../../shared/rpc/proto.ts";
 import { RpcServer } from "../../shared/rpc/server.ts";
@@ -234,7 +235,7 @@ export class FakeWorker {
     stop.signal.addEventListener("abort", () => call.cancel());
     let inputs = program.inputs.map(() => [] as Buffer[]);
     try {
-      for await (const piece of call) {
+      for await (const piece of call as AsyncIterable<StreamBatchesResponse__Output>) {
         inputs[piece.input]?.push(piece.data);
         if (!piece.endOfStep) continue;
         const batch = inputs.map((pieces) => Buffer.concat(pieces));
