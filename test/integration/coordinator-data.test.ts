@@ -68,7 +68,9 @@ describe("coordinator: data and weights", function () {
         else resolve(response?.batches ?? 0);
       });
       call.on("error", () => undefined);
-      batches.forEach((tensors, index) => call.write({ jobId: index === 0 ? jobId : "", tensors }));
+      for (const [index, tensors] of batches.entries()) {
+        call.write({ jobId: index === 0 ? jobId : "", tensors });
+      }
       call.end();
     });
 
