@@ -32,6 +32,8 @@ export interface BatchFeedOptions {
   readonly ring: BatchRing;
   /** Something was put into the ring. */
   readonly onArrived: () => void;
+  /** A message with so many bytes of data was received. */
+  readonly onReceived: (bytes: number) => void;
   /** The stream failed, or ended before the last step's batch. Not called after `close`. */
   readonly onError: (error: Error) => void;
 }
@@ -58,6 +60,7 @@ export class BatchFeed {
     this.#call = options.client.streamBatches({ jobId, generation, rank });
     this.#call.on("data", (message: StreamBatchesResponse__Output) => {
       this.#waiting.push(message);
+      options.onReceived(message.data.length);
       if (!this.#drain()) this.#call.pause();
     });
     this.#call.on("end", () => this.#ended(undefined));

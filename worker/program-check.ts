@@ -132,7 +132,7 @@ class ProgramChecker {
       const betas = this.#list(optimizer["betas"], "program.optimizer.betas");
       if (betas.length !== 2)
         this.#fault("program.optimizer.betas", `has ${betas.length} entries, not 2`);
-      betas.forEach((beta, i) => this.#number(beta, `program.optimizer.betas[${i}]`));
+      for (const [i, beta] of betas.entries()) this.#number(beta, `program.optimizer.betas[${i}]`);
       this.#number(optimizer["eps"], "program.optimizer.eps");
       this.#number(optimizer["weightDecay"], "program.optimizer.weightDecay");
     } else if (optimizer["kind"] === "sgd") {
@@ -286,7 +286,7 @@ class ProgramChecker {
         this.#text(instruction["op"], `${at}.op`);
         for (const field of ["inputs", "outputs"]) {
           const slots = this.#list(instruction[field], `${at}.${field}`);
-          slots.forEach((slot, j) => this.#slotIndex(slot, `${at}.${field}[${j}]`));
+          for (const [j, slot] of slots.entries()) this.#slotIndex(slot, `${at}.${field}[${j}]`);
         }
         const attrs = this.#object(instruction["attrs"], `${at}.attrs`);
         for (const [name, attr] of Object.entries(attrs ?? {}))

@@ -14,6 +14,7 @@ import type { BackendChoice } from "./compute/backend-loader.ts";
 import { ComputeProxy } from "./compute/compute-proxy.ts";
 import type { MemoryReport, StepResult } from "./compute/messages.ts";
 import { Deferred } from "./deferred.ts";
+import type { BufferGarbage } from "./garbage.ts";
 import { loadInitialWeights } from "./initial-weights.ts";
 import type { RankMetrics, WorkerMetrics } from "./metrics.ts";
 import type { OpenRing, Ring } from "./ring.ts";
@@ -48,6 +49,7 @@ export interface RankRunnerOptions {
   readonly client: RankServiceClient;
   readonly openRing: OpenRing;
   readonly metrics: WorkerMetrics;
+  readonly garbage: BufferGarbage;
   readonly logger: Logger;
   readonly reports: RankReports;
   /** Memory cannot be given back any more: the process must end. */
@@ -154,12 +156,14 @@ export class RankRunner {
   }
 
   async #work(): Promise<void> {
-    const { assignment, reports } = this.#options;
+    const { assignment, garbage, reports } = this.#options;
     this.#aborted.signal.throwIfAborted();
     this.#checkMemory();
     const ring = this.#options.openRing(assignment, {
-      finished: (op, seconds, sent, received) =>
-        this.#metrics.collective(op, seconds, sent, received),
+      finished: (op, seconds, sent, received) => {
+        this.#metrics.collective(op, seconds, sent, received);
+        garbage.add(sent + received);
+      },
       waited: (peer, seconds) => this.#metrics.waited(peer, seconds),
     });
     this.#ring = ring;
@@ -242,7 +246,7 @@ export class RankRunner {
   async #train(): Promise<MemoryReport> {
     const compute = this.#compute;
     if (compute === undefined) throw new InternalError("started before the program was loaded");
-    const { assignment, client } = this.#options;
+    const { assignment, client, garbage } = this.#options;
     this.#logger.info({ steps: assignment.steps }, "steps begin");
     if (assignment.steps > 0) {
       this.#feed = new BatchFeed({
@@ -250,6 +254,7 @@ export class RankRunner {
         assignment,
         ring: compute.batches,
         onArrived: () => compute.batchArrived(),
+        onReceived: (bytes) => garbage.add(bytes),
         onError: (error) => compute.abort(error, compute.stepsDone),
       });
     }

@@ -8,6 +8,7 @@ import { CollectiveHub } from "./collective/collective-hub.ts";
 import { collectiveService } from "./collective/collective-service.ts";
 import { BACKEND_MODULE, loadBackend } from "./compute/backend-loader.ts";
 import { Deferred } from "./deferred.ts";
+import { BufferGarbage } from "./garbage.ts";
 import { openGrpcRing } from "./grpc-ring.ts";
 import { serveHttp } from "./http-server.ts";
 import { WorkerMetrics } from "./metrics.ts";
@@ -89,6 +90,7 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
     memoryLimitBytes,
     openRing: openGrpcRing(hub),
     metrics,
+    garbage: new BufferGarbage(),
     logger,
     onFatal: (error) => ended.reject(error),
   });

@@ -109,7 +109,7 @@ export function assignGang(
   program: Program,
   options: GangOptions,
 ): void {
-  sessions.forEach((_, rank) => assignRank(sessions, rank, program, options));
+  for (const rank of sessions.keys()) assignRank(sessions, rank, program, options);
 }
 
 export function assignRank(
