@@ -1,5 +1,7 @@
 import { destination, type Logger, pino } from "pino";
-import { EXIT } from "./exit-codes.ts";
+import { printLines } from "./command-context.ts";
+import { errorLines } from "./error-text.ts";
+import { EXIT, exitCodeOf } from "./exit-codes.ts";
 
 /** What both daemons offer to the process that runs them. */
 export interface DaemonHandle {
@@ -42,7 +44,11 @@ export async function runDaemon(
     logger.fatal({ err: error }, "uncaught exception: this is a fault of rankmesh");
     process.exit(EXIT.jobFailed);
   });
-  const handle = await start();
+  const handle = await start().catch((error: unknown) => {
+    // Not left to the caller: a pipe to the parent would keep the process alive.
+    printLines(process.stderr, errorLines(error));
+    process.exit(exitCodeOf(error));
+  });
   process.stdout.write(
     `${JSON.stringify({ role, grpc: handle.grpcAddress, http: handle.httpAddress })}\n`,
   );

@@ -13,7 +13,7 @@ const WEIGHT_TOL = 5e-4;
 interface Expected {
   readonly loss: readonly number[];
   readonly grad_norm: readonly number[];
-  readonly settings: { readonly batch: number; readonly steps: number };
+  readonly settings: { readonly batch: number; readonly steps: number; readonly lr: number };
 }
 
 const SWAPPED = { w1: "rowwise", w3: "rowwise", w2: "colwise" };
@@ -36,15 +36,18 @@ describe("rankmesh run against the reference", () => {
     it(`gives the losses, norms and weights of ${reference} at ${dataParallel} x ${tensorParallel}${options.join("")}`, async () => {
       const folder = await jobFolder(reference);
       try {
-        const want = JSON.parse(await readFile(join(folder.path, "expected.json"), "utf8")) as Expected;
+        const want = JSON.parse(
+          await readFile(join(folder.path, "expected.json"), "utf8"),
+        ) as Expected;
         const wantWeights = await readTensors(join(folder.path, "final.safetensors"));
-        const { batch, steps } = want.settings;
+        const { batch, steps, lr } = want.settings;
         const file = await folder.write("job.yaml", {
           name: reference,
           model: { feedForward: { dim: 48, hidden: 80 } },
           init: { safetensors: "init.safetensors" },
           mesh: { dataParallel, tensorParallel },
           loss: reference === "feedforward-sum" ? "sum" : "mse",
+          optimizer: { adamw: { lr } },
           reportGradNorm: true,
           data: { batchSize: batch, safetensors: { path: "data.safetensors" } },
           steps,
@@ -79,14 +82,12 @@ describe("rankmesh run against the reference", () => {
   }
 });
 
-function expectClose(
-  got: readonly (number | null)[],
-  want: readonly number[],
-  what: string,
-): void {
+function expectClose(got: readonly (number | null)[], want: readonly number[], what: string): void {
   expect(got, what).to.have.length(want.length);
   want.forEach((value, step) => {
     const distance = Math.abs((got[step] ?? Number.NaN) - value) / Math.abs(value);
-    expect(distance, `${what} of step ${step}: ${got[step]}, expected ${value}`).to.be.at.most(LOSS_TOL);
+    expect(distance, `${what} of step ${step}: ${got[step]}, expected ${value}`).to.be.at.most(
+      LOSS_TOL,
+    );
   });
 }

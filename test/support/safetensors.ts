@@ -18,7 +18,8 @@ export async function readTensors(path: string): Promise<Map<string, Float32Arra
 
 /** ||got - want|| / ||want||, summed in float64. */
 export function relativeDistance(got: Float32Array, want: Float32Array): number {
-  if (got.length !== want.length) throw new Error(`${got.length} elements, expected ${want.length}`);
+  if (got.length !== want.length)
+    throw new Error(`${got.length} elements, expected ${want.length}`);
   let difference = 0;
   let norm = 0;
   want.forEach((value, i) => {
