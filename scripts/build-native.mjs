@@ -1,31 +1,55 @@
 #!/usr/bin/env node
-// Compiles worker/backend/cpu/native/*.c for this machine into dist/native/librankmesh_cpu.so.
-// Does nothing when sources, flags, compiler and CPU are those of the last build.
-import { execFileSync, spawnSync } from "node:child_process";
+// Compiles worker/backend/cpu/native/*.c into dist/native: librankmesh_cpu.so runs on any processor of this
+// architecture; on x86-64, .v3.so (AVX2) and .v4.so (AVX-512) are the same sources for newer ones, and the backend
+// loads the best that its host runs. So a build, or an image of it, moves from host to host.
+// Does nothing when sources, flags and compiler are those of the last build.
+import { execFile, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { cpus } from "node:os";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const sourceFolder = join(root, "worker/backend/cpu/native");
 const outFolder = join(root, "dist/native");
-const library = join(outFolder, "librankmesh_cpu.so");
 const stamp = join(outFolder, "librankmesh_cpu.hash");
 
 // No -ffast-math: NaN and infinities must stay what they are, and sums keep their order.
 const FLAGS = [
   "-std=gnu11",
   "-O3",
-  "-march=native",
   "-fno-math-errno",
+  "-fno-trapping-math",
   "-fPIC",
   "-shared",
+  "-fvisibility=hidden",
+  "-pthread",
   "-Wall",
   "-Wextra",
+  "-Wno-psabi",
+  "-Wno-unknown-pragmas",
+  // Its threads outlive the JavaScript thread that loaded it.
+  ...(process.platform === "linux" ? ["-Wl,-z,nodelete"] : []),
 ];
-const OPENMP = "-fopenmp";
+
+/** Suffix of the file and the flags of its build. */
+const VARIANTS =
+  process.arch === "x64"
+    ? [
+        ["", ["-march=x86-64"]],
+        [".v3", ["-march=x86-64-v3"]],
+        [".v4", ["-march=x86-64-v4", "-mprefer-vector-width=512"]],
+      ]
+    : [["", []]];
 
 function sources() {
   try {
@@ -50,18 +74,6 @@ function findCompiler() {
   process.exit(1);
 }
 
-/** What -march=native depends on. */
-function cpuIdentity() {
-  try {
-    const info = readFileSync("/proc/cpuinfo", "utf8");
-    return [/^model name.*/m, /^CPU part.*/m, /^(flags|Features).*/m]
-      .map((line) => line.exec(info)?.[0])
-      .join("\n");
-  } catch {
-    return cpus()[0]?.model ?? process.arch;
-  }
-}
-
 function read(path) {
   try {
     return readFileSync(path, "utf8");
@@ -70,17 +82,18 @@ function read(path) {
   }
 }
 
+const libraryOf = (suffix) => join(outFolder, `librankmesh_cpu${suffix}.so`);
 const names = sources();
 const objects = names.filter((name) => name.endsWith(".c")).map((name) => join(sourceFolder, name));
 if (objects.length === 0) {
-  rmSync(library, { force: true });
+  for (const [suffix] of VARIANTS) rmSync(libraryOf(suffix), { force: true });
   rmSync(stamp, { force: true });
   process.exit(0);
 }
 
 const compiler = findCompiler();
 const hash = createHash("sha256");
-for (const part of [compiler.name, compiler.version, cpuIdentity(), OPENMP, ...FLAGS])
+for (const part of [compiler.name, compiler.version, JSON.stringify(VARIANTS), ...FLAGS])
   hash.update(`${part}\0`);
 for (const name of names)
   hash
@@ -88,30 +101,40 @@ for (const name of names)
     .update(readFileSync(join(sourceFolder, name)))
     .update("\0");
 const digest = hash.digest("hex");
-if (read(stamp) === digest && read(library) !== undefined) process.exit(0);
+if (read(stamp) === digest && existsSync(libraryOf(""))) process.exit(0);
+
+async function compile([suffix, flags]) {
+  const library = libraryOf(suffix);
+  const scratch = `${library}.${process.pid}.tmp`;
+  try {
+    const { stderr } = await promisify(execFile)(compiler.name, [
+      ...FLAGS,
+      ...flags,
+      "-o",
+      scratch,
+      ...objects,
+      "-lm",
+    ]);
+    if (stderr) process.stderr.write(stderr);
+    // Renamed into place: a process that has the old library mapped keeps it.
+    renameSync(scratch, library);
+  } catch (error) {
+    // Compilers older than GCC 11 and clang 12 do not know the levels: the baseline build then serves all.
+    rmSync(library, { force: true });
+    if (suffix === "" || !/march/.test(String(error.stderr))) throw error;
+    console.error(
+      `build-native: ${compiler.name} does not know ${flags[0]}; kernels will be slower`,
+    );
+  } finally {
+    rmSync(scratch, { force: true });
+  }
+}
 
 mkdirSync(outFolder, { recursive: true });
-// Renamed into place: a process that has the old library mapped keeps it.
-const scratch = `${library}.${process.pid}.tmp`;
-const compile = (flags) =>
-  execFileSync(compiler.name, [...flags, "-o", scratch, ...objects, "-lm", "-lpthread"], {
-    stdio: ["ignore", "inherit", "pipe"],
-  });
 try {
-  try {
-    compile([...FLAGS, OPENMP]);
-  } catch (error) {
-    // Apple's clang comes without OpenMP: the kernels then run on one thread each.
-    if (!/fopenmp|omp\.h|lgomp|lomp/.test(String(error.stderr))) throw error;
-    compile([...FLAGS, "-Wno-unknown-pragmas"]);
-    console.error(
-      "build-native: this compiler has no OpenMP; the cpu backend's kernels run on one thread",
-    );
-  }
+  await Promise.all(VARIANTS.map(compile));
 } catch (error) {
-  rmSync(scratch, { force: true });
   console.error(`build-native: ${compiler.name} failed:\n${error.stderr ?? error}`);
   process.exit(1);
 }
-renameSync(scratch, library);
 writeFileSync(stamp, digest);

@@ -1,0 +1,17 @@
+/** What a BLAS reads from the environment when its library is loaded, and the value it gets unless the user set one. */
+const DEFAULTS: Readonly<Record<string, string>> = {
+  // This backend calls a BLAS from threads of its own. Threads of the BLAS would only spin beside them.
+  OPENBLAS_NUM_THREADS: "1",
+  MKL_NUM_THREADS: "1",
+  BLIS_NUM_THREADS: "1",
+  VECLIB_MAXIMUM_THREADS: "1",
+  OMP_WAIT_POLICY: "PASSIVE",
+};
+
+/**
+ * Sets the process's environment for the native libraries. Call it on the main thread before any backend is made:
+ * a worker thread's `process.env` is a copy that no library sees.
+ */
+export function prepareNativeEnvironment(): void {
+  for (const [name, value] of Object.entries(DEFAULTS)) process.env[name] ??= value;
+}

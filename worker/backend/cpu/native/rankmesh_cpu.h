@@ -1,0 +1,107 @@
+/*
+ * Kernels of the cpu backend: memory-bound and fused work that no BLAS offers.
+ *
+ * Rules of this library:
+ * - Tensors are dense, row-major; M rows, I in-features, O out-features. Pointers need only their element's alignment.
+ * - Nothing is allocated after rm_set_threads: scratch is an operand or lies on the stack.
+ * - Work is cut into tasks by sizes alone, and sums never depend on which thread ran a task: the bits are the
+ *   same for any number of threads.
+ */
+#ifndef RANKMESH_CPU_H
+#define RANKMESH_CPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define RM_API __attribute__((visibility("default")))
+#define RM_INLINE static inline __attribute__((always_inline))
+
+/* Lanes of a float vector. */
+#if defined(__AVX512F__)
+#define VL 16
+#elif defined(__AVX__)
+#define VL 8
+#else
+#define VL 4
+#endif
+
+typedef float vf __attribute__((vector_size(VL * 4)));
+typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(VL * 4)));
+/* As many doubles as a vf has floats. */
+typedef double vd __attribute__((vector_size(VL * 8)));
+
+RM_INLINE vf vload(const float *p) { return *(const vf_unaligned *)p; }
+RM_INLINE void vstore(float *p, vf x) { *(vf_unaligned *)p = x; }
+RM_INLINE vf vset(float x) { return x - (vf){0}; }
+
+/* The first n < VL elements; the other lanes are zero. */
+RM_INLINE vf vload_part(const float *p, long n) {
+  vf x = {0};
+  memcpy(&x, p, (size_t)n * 4);
+  return x;
+}
+RM_INLINE void vstore_part(float *p, vf x, long n) { memcpy(p, &x, (size_t)n * 4); }
+
+/* Sum of the lanes as a fixed tree: halves onto halves. */
+RM_INLINE float vsum(vf x) {
+  float lane[VL];
+  memcpy(lane, &x, sizeof lane);
+  for (int half = VL / 2; half > 0; half /= 2)
+    for (int j = 0; j < half; j++) lane[j] += lane[j + half];
+  return lane[0];
+}
+RM_INLINE double vsum_double(vd x) {
+  double lane[VL];
+  memcpy(lane, &x, sizeof lane);
+  for (int half = VL / 2; half > 0; half /= 2)
+    for (int j = 0; j < half; j++) lane[j] += lane[j + half];
+  return lane[0];
+}
+RM_INLINE vd vwiden(vf x) { return __builtin_convertvector(x, vd); }
+RM_INLINE vf vnarrow(vd x) { return __builtin_convertvector(x, vf); }
+
+/* Keeps a value in a register: GCC otherwise loads it again for every product that it takes part in. */
+#if defined(__x86_64__)
+#define KEEP(x) __asm__("" : "+v"(x))
+#elif defined(__aarch64__)
+#define KEEP(x) __asm__("" : "+w"(x))
+#else
+#define KEEP(x) (void)0
+#endif
+
+RM_INLINE vf vsqrt(vf x) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX__)
+  return (vf)_mm256_sqrt_ps((__m256)x);
+#elif defined(__x86_64__)
+  return (vf)_mm_sqrt_ps((__m128)x);
+#else
+  for (int j = 0; j < VL; j++) x[j] = __builtin_sqrtf(x[j]);
+  return x;
+#endif
+}
+
+RM_INLINE long min_long(long a, long b) { return a < b ? a : b; }
+RM_INLINE long max_long(long a, long b) { return a > b ? a : b; }
+RM_INLINE long ceil_div(long a, long b) { return (a + b - 1) / b; }
+
+/* Elements of one task of an elementwise op: 128 KiB, enough to hide the hand-over of a task. */
+#define RM_SPAN 32768L
+
+/* Up to this many rows the few-row kernels beat a GEMM (measured against OpenBLAS at 8192 x 8192). */
+#define RM_FEW_ROWS 48
+
+typedef void (*rm_task)(void *context, long task);
+
+/* Runs task(context, 0 .. tasks-1), each once, on the calling thread and the pool. Returns when all are done. */
+void rm_parallel(long tasks, rm_task task, void *context);
+/* Threads that rm_parallel uses, the caller among them. */
+int rm_threads(void);
+
+#endif

@@ -1,0 +1,102 @@
+/* Transcendental functions on float vectors, to about 2 ulp. Coefficients from Cephes (Moshier, expf, tanhf, ndtrf). */
+#ifndef RANKMESH_VECTOR_MATH_H
+#define RANKMESH_VECTOR_MATH_H
+
+#include "rankmesh_cpu.h"
+
+RM_INLINE vf vselect(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
+RM_INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
+/* The magnitude of x with the sign of s. */
+RM_INLINE vf vcopysign(vf x, vf s) { return (vf)(((vi)x & 0x7fffffff) | ((vi)s & (int32_t)0x80000000)); }
+
+/* 2^n for -127 < n < 128. */
+RM_INLINE vf vpower2(vi n) { return (vf)((n + 127) << 23); }
+
+/* exp(x). Subnormal results are kept, overflow is infinity, NaN stays NaN. */
+RM_INLINE vf vexp(vf x) {
+  vf c = vselect(x > 89.0f, vset(89.0f), x);
+  c = vselect(x < -104.0f, vset(-104.0f), c);
+  /* Adding and taking away 1.5 * 2^23 rounds to an integer. */
+  const vf shifted = c * 1.44269504088896341f + 12582912.0f;
+  const vf n = shifted - 12582912.0f;
+  const vi k = (vi)shifted - 0x4b400000;
+  /* ln 2 in two parts; the first has few enough bits for n times it to be exact. */
+  vf r = c - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  vf p = vset(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  /* In two factors, since 2^k alone may lie outside the range of normal numbers. */
+  const vi half = k >> 1;
+  return vselect(x != x, x, p * vpower2(half) * vpower2(k - half));
+}
+
+RM_INLINE vf vsigmoid(vf x) { return 1.0f / (1.0f + vexp(-x)); }
+
+/* Derivative of the sigmoid, without the cancellation of s (1 - s) at large |x|. */
+RM_INLINE vf vsigmoid_slope(vf x) {
+  const vf e = vexp(-vabs(x)), d = 1.0f + e;
+  return e / (d * d);
+}
+
+RM_INLINE vf vtanh(vf x) {
+  const vf a = vabs(x), z = x * x;
+  vf p = vset(-5.70498872745e-3f);
+  p = p * z + 2.06390887954e-2f;
+  p = p * z - 5.37397155531e-2f;
+  p = p * z + 1.33314422036e-1f;
+  p = p * z - 3.33332819422e-1f;
+  const vf small = p * z * x + x;
+  const vf large = 1.0f - 2.0f / (vexp(a + a) + 1.0f);
+  return vselect(a < 0.625f, small, vcopysign(large, x));
+}
+
+/* 1 - tanh(x)^2 = 4 e / (1 + e)^2 with e = exp(-2|x|). */
+RM_INLINE vf vtanh_slope(vf x) {
+  const vf e = vexp(-2.0f * vabs(x)), d = 1.0f + e;
+  return 4.0f * e / (d * d);
+}
+
+/* Distribution function of the normal distribution, relative accuracy kept in the lower tail. */
+RM_INLINE vf vnormal_cdf(vf x) {
+  const vf z = x * 0.70710678118654752f, a = vabs(z), zz = z * z;
+  /* |z| < 1: erf(z) = z T(z^2). */
+  vf t = vset(7.853861353153693e-5f);
+  t = t * zz - 8.010193625184903e-4f;
+  t = t * zz + 5.188327685732524e-3f;
+  t = t * zz - 2.685381193529856e-2f;
+  t = t * zz + 1.128358514861418e-1f;
+  t = t * zz - 3.761262582423300e-1f;
+  t = t * zz + 1.128379165726710e+0f;
+  const vf inner = 0.5f + 0.5f * z * t;
+  /* Beyond: erfc(a) = exp(-a^2) / a * P(1 / a^2), one polynomial below 2 and one above. */
+  const vf q = 1.0f / vselect(a < 1.0f, vset(1.0f), a), y = q * q;
+  vf p = vset(2.326819970068386e-2f);
+  p = p * y - 1.387039388740657e-1f;
+  p = p * y + 3.687424674597105e-1f;
+  p = p * y - 5.824733027278666e-1f;
+  p = p * y + 6.210004621745983e-1f;
+  p = p * y - 4.944515323274145e-1f;
+  p = p * y + 3.404879937665872e-1f;
+  p = p * y - 2.741127028184656e-1f;
+  p = p * y + 5.638259427386472e-1f;
+  vf r = vset(-1.047766399936249e+1f);
+  r = r * y + 1.297719955372516e+1f;
+  r = r * y - 7.495518717768503e+0f;
+  r = r * y + 2.921019019210786e+0f;
+  r = r * y - 1.015265279202700e+0f;
+  r = r * y + 4.218463358204948e-1f;
+  r = r * y - 2.820767439740514e-1f;
+  r = r * y + 5.641895067754075e-1f;
+  const vf tail = 0.5f * vexp(-0.5f * x * x) * q * vselect(a < 2.0f, p, r);
+  const vf outer = vselect(x < 0.0f, tail, 1.0f - tail);
+  return vselect(x != x, x, vselect(a < 1.0f, inner, outer));
+}
+
+RM_INLINE vf vnormal_pdf(vf x) { return 0.39894228040143268f * vexp(-0.5f * x * x); }
+
+#endif

@@ -1,0 +1,163 @@
+import koffi from "koffi";
+import { opDefinition } from "../../../compiler/ops/index.ts";
+import type { NumberArray, ReferenceCall, ReferenceTensor } from "../../../compiler/ops/op.ts";
+import { InternalError, ResourceExhaustedError } from "../../../shared/errors.ts";
+import { coordinates } from "../../../shared/mesh/mesh.ts";
+import { shardIntervals } from "../../../shared/mesh/placement.ts";
+import type { StepScalars } from "../../../shared/optimizer/step-scalars.ts";
+import type {
+  ComputeInstruction,
+  DType,
+  Program,
+  StoredTensor,
+} from "../../../shared/program/program.ts";
+import { fillUniformSlice } from "../../../shared/random/uniform.ts";
+import { unreachable } from "../../../shared/errors.ts";
+import { arenaParts, checkRange, elementCount, slotAt } from "../arena-layout.ts";
+import type { LoadedProgram, MemoryAccount } from "../backend.ts";
+
+type BoundCall = (scalars: StepScalars) => void;
+
+/** A program whose arena is an ArrayBuffer, and whose ops are the registry's reference implementations. */
+export class ReferenceProgram implements LoadedProgram {
+  readonly #program: Program;
+  readonly #rank: number;
+  readonly #account: MemoryAccount;
+  readonly #parts: [kind: string, bytes: number][];
+  #arena: ArrayBuffer | undefined;
+  #bound: ReadonlyMap<ComputeInstruction, BoundCall> = new Map();
+
+  /** @throws ResourceExhaustedError when the arena is refused; InternalError for a program that does not fit together */
+  constructor(program: Program, rank: number, account: MemoryAccount) {
+    this.#program = program;
+    this.#rank = rank;
+    this.#account = account;
+    this.#parts = arenaParts(program);
+    this.#arena = this.#allocate();
+    try {
+      this.#bound = this.#bindAll();
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
+  }
+
+  run(instruction: ComputeInstruction, scalars: StepScalars): void {
+    const bound = this.#bound.get(instruction);
+    if (bound === undefined) {
+      this.#live();
+      throw new InternalError(
+        `${instruction.op} is no instruction of program ${this.#program.name}`,
+      );
+    }
+    bound(scalars);
+  }
+
+  initialize(tensor: StoredTensor, seed: number): void {
+    const { data } = this.#view(tensor.slot);
+    if (!(data instanceof Float32Array)) {
+      throw new InternalError(`stored tensor ${tensor.name} is not float32`);
+    }
+    const { init, name, globalShape, layout } = tensor;
+    if (init.kind === "constant") {
+      data.fill(init.value);
+      return;
+    }
+    const intervals = shardIntervals(globalShape, layout, this.#program.mesh, this.#rank);
+    fillUniformSlice(data, { seed, name, bound: init.bound, globalShape, intervals });
+  }
+
+  write(slot: number, bytes: Uint8Array, offsetBytes = 0): void {
+    const { offsetBytes: start } = this.#checked(slot, offsetBytes, bytes.length);
+    new Uint8Array(this.#live()).set(bytes, start + offsetBytes);
+  }
+
+  read(slot: number, into: Uint8Array, offsetBytes = 0): void {
+    const { offsetBytes: start } = this.#checked(slot, offsetBytes, into.length);
+    into.set(new Uint8Array(this.#live(), start + offsetBytes, into.length));
+  }
+
+  hostAddress(slot: number): bigint {
+    const { offsetBytes } = slotAt(this.#program, slot);
+    return koffi.address(new Uint8Array(this.#live())) + BigInt(offsetBytes);
+  }
+
+  synchronize(): void {
+    this.#live();
+  }
+
+  dispose(): void {
+    this.#live();
+    this.#arena = undefined;
+    this.#bound = new Map();
+    for (const [kind, bytes] of this.#parts) this.#account.free(kind, bytes);
+  }
+
+  #allocate(): ArrayBuffer {
+    const { arenaBytes, name } = this.#program;
+    try {
+      const arena = new ArrayBuffer(arenaBytes);
+      for (const [kind, bytes] of this.#parts) this.#account.allocate(kind, bytes);
+      return arena;
+    } catch (cause) {
+      throw new ResourceExhaustedError(
+        `reference backend: JavaScript refused ${arenaBytes} bytes for program ${name}; use the cpu backend or more ranks`,
+        { cause },
+      );
+    }
+  }
+
+  #bindAll(): Map<ComputeInstruction, BoundCall> {
+    const { mesh, body, epilogue } = this.#program;
+    const bound = new Map<ComputeInstruction, BoundCall>();
+    for (const instruction of [...body, ...epilogue]) {
+      if (instruction.kind !== "compute") continue;
+      const definition = opDefinition(instruction.op);
+      const call: Omit<ReferenceCall, "scalars"> = {
+        inputs: instruction.inputs.map((slot) => this.#view(slot)),
+        outputs: instruction.outputs.map((slot) => this.#view(slot)),
+        attrs: instruction.attrs,
+        mesh,
+        coordinates: coordinates(mesh, this.#rank),
+      };
+      bound.set(instruction, (scalars) => definition.reference({ ...call, scalars }));
+    }
+    return bound;
+  }
+
+  #view(slot: number): ReferenceTensor {
+    const { dtype, shape, offsetBytes } = slotAt(this.#program, slot);
+    return { data: viewOf(this.#live(), dtype, offsetBytes, elementCount(shape)), shape };
+  }
+
+  #checked(slot: number, offsetBytes: number, bytes: number): { offsetBytes: number } {
+    const found = slotAt(this.#program, slot);
+    checkRange(found, offsetBytes, bytes);
+    return found;
+  }
+
+  #live(): ArrayBuffer {
+    if (this.#arena === undefined) {
+      throw new InternalError(`program ${this.#program.name} was used after dispose()`);
+    }
+    return this.#arena;
+  }
+}
+
+function viewOf(
+  arena: ArrayBuffer,
+  dtype: DType,
+  offsetBytes: number,
+  length: number,
+): NumberArray {
+  switch (dtype) {
+    case "float32":
+      return new Float32Array(arena, offsetBytes, length);
+    case "float64":
+      return new Float64Array(arena, offsetBytes, length);
+    case "int32":
+      return new Int32Array(arena, offsetBytes, length);
+    default:
+      return unreachable(dtype, "dtype");
+  }
+}
