@@ -2,16 +2,40 @@
 import { Command } from "commander";
 import { packageVersion } from "../worker/version.ts";
 import { PROCESS_CONTEXT, printLines } from "./command-context.ts";
-import { addCoordinatorCommand } from "./commands/coordinator.ts";
-import { addDoctorCommand } from "./commands/doctor.ts";
-import { addJobCommands } from "./commands/job.ts";
-import { addPlanCommand } from "./commands/plan.ts";
-import { addQuickstartCommand } from "./commands/quickstart.ts";
-import { addRunCommand } from "./commands/run.ts";
-import { addWorkerCommand } from "./commands/worker.ts";
-import { addWorkersCommand } from "./commands/workers.ts";
 import { errorLines } from "./error-text.ts";
 import { exitCodeOf } from "./exit-codes.ts";
+
+type AddCommand = (program: Command) => void;
+
+/** In the order of the help. Each is loaded when it is needed: a worker holds no compiler in its memory. */
+const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
+  quickstart: async () => {
+    const { addQuickstartCommand } = await import("./commands/quickstart.ts");
+    return (program) => addQuickstartCommand(program, PROCESS_CONTEXT);
+  },
+  run: async () => {
+    const { addRunCommand } = await import("./commands/run.ts");
+    return (program) => addRunCommand(program, PROCESS_CONTEXT);
+  },
+  plan: async () => {
+    const { addPlanCommand } = await import("./commands/plan.ts");
+    return (program) => addPlanCommand(program, PROCESS_CONTEXT);
+  },
+  coordinator: async () => (await import("./commands/coordinator.ts")).addCoordinatorCommand,
+  worker: async () => (await import("./commands/worker.ts")).addWorkerCommand,
+  job: async () => {
+    const { addJobCommands } = await import("./commands/job.ts");
+    return (program) => addJobCommands(program, PROCESS_CONTEXT);
+  },
+  workers: async () => {
+    const { addWorkersCommand } = await import("./commands/workers.ts");
+    return (program) => addWorkersCommand(program, PROCESS_CONTEXT);
+  },
+  doctor: async () => {
+    const { addDoctorCommand } = await import("./commands/doctor.ts");
+    return (program) => addDoctorCommand(program, PROCESS_CONTEXT);
+  },
+};
 
 // `rankmesh ... | head` closes the pipe early; what is left to say then interests nobody.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
@@ -25,16 +49,12 @@ const program = new Command("rankmesh")
   .showHelpAfterError("(--help says more)")
   .exitOverride();
 
-addQuickstartCommand(program, PROCESS_CONTEXT);
-addRunCommand(program, PROCESS_CONTEXT);
-addPlanCommand(program, PROCESS_CONTEXT);
-addCoordinatorCommand(program);
-addWorkerCommand(program);
-addJobCommands(program, PROCESS_CONTEXT);
-addWorkersCommand(program, PROCESS_CONTEXT);
-addDoctorCommand(program, PROCESS_CONTEXT);
-
 try {
+  const wanted = COMMANDS[process.argv[2] ?? ""];
+  // Help, and the nearest name for a typo, need them all.
+  for (const load of wanted === undefined ? Object.values(COMMANDS) : [wanted]) {
+    (await load())(program);
+  }
   await program.parseAsync();
 } catch (error) {
   printLines(process.stderr, errorLines(error));
