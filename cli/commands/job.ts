@@ -230,6 +230,7 @@ async function followUntilInterrupt(
   const interrupt = catchInterrupt();
   try {
     const present = await handle.get({ signal: interrupt.signal });
+    context.stderr.write(`watching job ${handle.jobId}; Ctrl-C detaches and leaves it running\n`);
     const progress = new Progress({
       stream: context.stderr,
       title: present.name,
