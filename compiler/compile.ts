@@ -52,7 +52,9 @@ export interface CompileResult {
 
 /** Graph of the step, before placement: what the reference interpreter runs as one device. */
 export function trace(request: CompileRequest, faults: Fault[]): TrainingGraph | undefined {
-  const layers = [...new Set(request.graph.nodes.filter((n) => n.op === "linear").map((n) => n.layer))];
+  const layers = [
+    ...new Set(request.graph.nodes.filter((n) => n.op === "linear").map((n) => n.layer)),
+  ];
   const separateUses = request.axes.some(
     (role, a) => role.stateSharding === "full" && axisSize(request.mesh, a) > 1,
   );
@@ -66,7 +68,8 @@ export function trace(request: CompileRequest, faults: Fault[]): TrainingGraph |
 export function compile(request: CompileRequest): CompileResult {
   const faults: Fault[] = [];
   checkBatch(request, faults);
-  const training = faults.length > 0 ? trace(withDividingBatch(request), faults) : trace(request, faults);
+  const training =
+    faults.length > 0 ? trace(withDividingBatch(request), faults) : trace(request, faults);
   if (training === undefined) throw new InvalidArgumentError(faults);
   const pins = pinAxes(request, training, faults);
   if (faults.length > 0) throw new InvalidArgumentError(faults);
@@ -76,7 +79,10 @@ export function compile(request: CompileRequest): CompileResult {
 }
 
 function batchParts(request: CompileRequest): number {
-  return request.axes.reduce((n, role, a) => (role.splitsBatch ? n * axisSize(request.mesh, a) : n), request.microbatches);
+  return request.axes.reduce(
+    (n, role, a) => (role.splitsBatch ? n * axisSize(request.mesh, a) : n),
+    request.microbatches,
+  );
 }
 
 function checkBatch(request: CompileRequest, faults: Fault[]): void {

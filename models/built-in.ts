@@ -1,6 +1,17 @@
 import type { ForwardGraph } from "../shared/graph/graph.ts";
 import type { Activation, FeedForwardModel, MlpModel } from "../shared/job/job-spec.ts";
-import { gelu, Linear, Module, mul, relu, type SymbolicTensor, sigmoid, silu, tanh, trace } from "./module.ts";
+import {
+  gelu,
+  Linear,
+  Module,
+  mul,
+  relu,
+  type SymbolicTensor,
+  sigmoid,
+  silu,
+  tanh,
+  trace,
+} from "./module.ts";
 
 /** w2(silu(w1 x) * w3 x), the feed-forward block of the reference documentation. */
 class FeedForward extends Module {
@@ -20,7 +31,13 @@ class FeedForward extends Module {
   }
 }
 
-const activations: Readonly<Record<Activation, (x: SymbolicTensor) => SymbolicTensor>> = { silu, relu, gelu, tanh, sigmoid };
+const activations: Readonly<Record<Activation, (x: SymbolicTensor) => SymbolicTensor>> = {
+  silu,
+  relu,
+  gelu,
+  tanh,
+  sigmoid,
+};
 
 /** Linear layers with an activation between them. */
 class Mlp extends Module {
@@ -40,7 +57,11 @@ class Mlp extends Module {
 
 /** Column-wise in, row-wise out: one all-reduce puts the result together. */
 export function feedForwardGraph(model: FeedForwardModel): ForwardGraph {
-  return trace(new FeedForward(model), { x: [model.dim] }, { w1: "colwise", w3: "colwise", w2: "rowwise" });
+  return trace(
+    new FeedForward(model),
+    { x: [model.dim] },
+    { w1: "colwise", w3: "colwise", w2: "rowwise" },
+  );
 }
 
 /** Column-wise and row-wise in turn; an odd last layer stays whole. */

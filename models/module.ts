@@ -57,7 +57,9 @@ export abstract class Module {
   call(...inputs: SymbolicTensor[]): SymbolicTensor {
     const [first] = inputs;
     if (!(first instanceof SymbolicTensor)) {
-      throw new InvalidArgumentError(`${this.constructor.name}.call: expected the model's tensors, got ${describe(first)}`);
+      throw new InvalidArgumentError(
+        `${this.constructor.name}.call: expected the model's tensors, got ${describe(first)}`,
+      );
     }
     return SymbolicTensor.of(first).trace.within(this, () => this.forward(...inputs));
   }
@@ -70,9 +72,14 @@ export class Linear extends Module {
 
   constructor(inFeatures: number, outFeatures: number, options: { readonly bias?: boolean } = {}) {
     super();
-    for (const [what, value] of [["inFeatures", inFeatures], ["outFeatures", outFeatures]] as const) {
+    for (const [what, value] of [
+      ["inFeatures", inFeatures],
+      ["outFeatures", outFeatures],
+    ] as const) {
       if (!Number.isSafeInteger(value) || value < 1) {
-        throw new InvalidArgumentError(`Linear: ${what} must be a positive integer, got ${describe(value)}`);
+        throw new InvalidArgumentError(
+          `Linear: ${what} must be a positive integer, got ${describe(value)}`,
+        );
       }
     }
     const init: InitSpec = { kind: "uniform", bound: 1 / Math.sqrt(inFeatures) };
@@ -97,7 +104,10 @@ export const add = (a: SymbolicTensor, b: SymbolicTensor): SymbolicTensor => app
 export const sub = (a: SymbolicTensor, b: SymbolicTensor): SymbolicTensor => apply("sub", [a, b]);
 export const mul = (a: SymbolicTensor, b: SymbolicTensor): SymbolicTensor => apply("mul", [a, b]);
 export const scale = (x: SymbolicTensor, factor: number): SymbolicTensor => {
-  if (!Number.isFinite(factor)) throw new InvalidArgumentError(`scale: factor must be a finite number, got ${describe(factor)}`);
+  if (!Number.isFinite(factor))
+    throw new InvalidArgumentError(
+      `scale: factor must be a finite number, got ${describe(factor)}`,
+    );
   return apply("scale", [x], { factor });
 };
 
@@ -108,13 +118,24 @@ export type InputDims = Readonly<Record<string, readonly number[]>>;
  * Runs the model once on symbolic tensors and returns its graph.
  * @throws InvalidArgumentError naming module and op when shapes do not fit or the forward fails
  */
-export function trace(model: Module, inputs: InputDims, defaultPlan: Readonly<Record<string, string>> = {}): ForwardGraph {
+export function trace(
+  model: Module,
+  inputs: InputDims,
+  defaultPlan: Readonly<Record<string, string>> = {},
+): ForwardGraph {
   const tracing = new Trace(model);
-  const tensors = Object.entries(inputs).map(([name, dims]) => tracing.input({ name, dtype: "float32", dims }));
-  if (tensors.length === 0) throw new InvalidArgumentError("the model has no inputs; give `static inputs = { x: [features] }`");
+  const tensors = Object.entries(inputs).map(([name, dims]) =>
+    tracing.input({ name, dtype: "float32", dims }),
+  );
+  if (tensors.length === 0)
+    throw new InvalidArgumentError(
+      "the model has no inputs; give `static inputs = { x: [features] }`",
+    );
   const output = tracing.within(model, () => model.forward(...tensors));
   if (!(output instanceof SymbolicTensor)) {
-    throw new InvalidArgumentError(`${model.constructor.name}.forward must return a tensor, got ${describe(output)}`);
+    throw new InvalidArgumentError(
+      `${model.constructor.name}.forward must return a tensor, got ${describe(output)}`,
+    );
   }
   return tracing.finish(output, defaultPlan);
 }
@@ -123,7 +144,8 @@ export function trace(model: Module, inputs: InputDims, defaultPlan: Readonly<Re
 class Trace {
   private readonly inputs: GraphInput[] = [];
   private readonly parameters: GraphParameter[] = [];
-  private readonly nodes: (Omit<GraphNode, "inputs"> & { readonly inputs: readonly ValueRef[] })[] = [];
+  private readonly nodes: (Omit<GraphNode, "inputs"> & { readonly inputs: readonly ValueRef[] })[] =
+    [];
   private readonly parameterIndex = new Map<Parameter, number>();
   private readonly moduleNames = new Map<Module, string>();
   private readonly stack: Module[] = [];
@@ -153,17 +175,23 @@ class Trace {
     }
   }
 
-  apply(op: string, operands: readonly (SymbolicTensor | Parameter)[], attrs: Readonly<Record<string, number>>): SymbolicTensor {
+  apply(
+    op: string,
+    operands: readonly (SymbolicTensor | Parameter)[],
+    attrs: Readonly<Record<string, number>>,
+  ): SymbolicTensor {
     const layer = this.currentName();
     const where = `${layer === "" ? "model" : `layer "${layer}"`}, op ${op}`;
     if (!hasOp(op)) throw new InvalidArgumentError(`${where}: no such op`);
     const inputs = operands.map((operand): ValueRef => {
-      if (operand instanceof Parameter) return { kind: "parameter", index: this.indexOf(operand, where) };
+      if (operand instanceof Parameter)
+        return { kind: "parameter", index: this.indexOf(operand, where) };
       if (!(operand instanceof SymbolicTensor)) {
         throw new InvalidArgumentError(`${where}: expected a tensor, got ${describe(operand)}`);
       }
       const found = SymbolicTensor.of(operand);
-      if (found.trace !== this) throw new InvalidArgumentError(`${where}: a tensor of another model or trace`);
+      if (found.trace !== this)
+        throw new InvalidArgumentError(`${where}: a tensor of another model or trace`);
       return found.value;
     });
     let shape: readonly number[];
@@ -177,7 +205,9 @@ class Trace {
       ));
     } catch (error) {
       if (!(error instanceof InvalidArgumentError)) throw error;
-      const shapes = operands.map((o) => (o instanceof Parameter ? show(o.dims) : `[batch, ${o.dims.join(", ")}]`));
+      const shapes = operands.map((o) =>
+        o instanceof Parameter ? show(o.dims) : `[batch, ${o.dims.join(", ")}]`,
+      );
       throw new LocatedError(`${where}: operands ${shapes.join(" and ")}: ${error.message}`, error);
     }
     this.nodes.push({ op, inputs, attrs, layer });
@@ -186,7 +216,11 @@ class Trace {
 
   finish(output: SymbolicTensor, defaultPlan: Readonly<Record<string, string>>): ForwardGraph {
     const number = ({ kind, index }: ValueRef): number =>
-      kind === "input" ? index : kind === "parameter" ? this.inputs.length + index : this.inputs.length + this.parameters.length + index;
+      kind === "input"
+        ? index
+        : kind === "parameter"
+          ? this.inputs.length + index
+          : this.inputs.length + this.parameters.length + index;
     return {
       inputs: this.inputs,
       parameters: this.parameters,
@@ -199,7 +233,10 @@ class Trace {
   private name(module: Module, path: string, above: ReadonlySet<Module>): void {
     if (above.has(module)) throw new InvalidArgumentError(`module "${path}" contains itself`);
     const known = this.moduleNames.get(module);
-    if (known !== undefined) throw new InvalidArgumentError(`one module has two names, "${known}" and "${path}"; hold it in one property`);
+    if (known !== undefined)
+      throw new InvalidArgumentError(
+        `one module has two names, "${known}" and "${path}"; hold it in one property`,
+      );
     this.moduleNames.set(module, path);
     const inside = new Set([...above, module]);
     const visit = (value: unknown, name: string): void => {
@@ -207,18 +244,23 @@ class Trace {
       else if (value instanceof Parameter) this.addParameter(value, name);
       else if (Array.isArray(value)) value.forEach((item, i) => void visit(item, `${name}.${i}`));
     };
-    for (const [key, value] of Object.entries(module)) visit(value, path === "" ? key : `${path}.${key}`);
+    for (const [key, value] of Object.entries(module))
+      visit(value, path === "" ? key : `${path}.${key}`);
   }
 
   private addParameter(parameter: Parameter, name: string): void {
-    if (this.parameterIndex.has(parameter)) throw new InvalidArgumentError(`parameter "${name}" is held twice; sharing weights is not available in this version`);
+    if (this.parameterIndex.has(parameter))
+      throw new InvalidArgumentError(
+        `parameter "${name}" is held twice; sharing weights is not available in this version`,
+      );
     this.parameterIndex.set(parameter, this.parameters.length);
     this.parameters.push({ name, dims: parameter.dims, init: parameter.init });
   }
 
   private indexOf(parameter: Parameter, where: string): number {
     const index = this.parameterIndex.get(parameter);
-    if (index === undefined) throw new InvalidArgumentError(`${where}: a parameter that no module of the model holds`);
+    if (index === undefined)
+      throw new InvalidArgumentError(`${where}: a parameter that no module of the model holds`);
     return index;
   }
 

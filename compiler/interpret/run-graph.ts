@@ -1,10 +1,10 @@
+import { InternalError } from "../../shared/errors.ts";
+import { stepScalars } from "../../shared/optimizer/step-scalars.ts";
 import type { CompileRequest } from "../compile.ts";
 import type { TrainingGraph } from "../ir/training-graph.ts";
 import { opDefinition } from "../ops/index.ts";
 import type { ReferenceTensor } from "../ops/op.ts";
 import { elements } from "../ops/shapes.ts";
-import { InternalError } from "../../shared/errors.ts";
-import { stepScalars } from "../../shared/optimizer/step-scalars.ts";
 import type { GlobalTensors, StepResult } from "./run-program.ts";
 
 /**
@@ -19,7 +19,8 @@ export class OneDevice {
   private readonly training: TrainingGraph;
 
   constructor(request: CompileRequest, training: TrainingGraph, parameters: GlobalTensors) {
-    if (request.microbatches !== 1) throw new InternalError("the one-device interpreter runs one microbatch");
+    if (request.microbatches !== 1)
+      throw new InternalError("the one-device interpreter runs one microbatch");
     this.request = request;
     this.training = training;
     for (const { leaf, name, moment1, moment2 } of training.parameters) {
@@ -43,10 +44,13 @@ export class OneDevice {
     for (const node of graph.nodes) {
       if (node.leaf !== undefined) continue;
       const definition = opDefinition(node.op);
-      const operands = node.inputs.map((id): ReferenceTensor => ({ data: this.data(id), shape: graph.node(id).type.shape }));
+      const operands = node.inputs.map(
+        (id): ReferenceTensor => ({ data: this.data(id), shape: graph.node(id).type.shape }),
+      );
       const taken = definition.inPlace === undefined ? undefined : node.inputs[definition.inPlace];
       const states = definition.alsoWrites?.(node.attrs) ?? [];
-      const output = taken === undefined ? new Float64Array(elements(node.type.shape)) : this.data(taken);
+      const output =
+        taken === undefined ? new Float64Array(elements(node.type.shape)) : this.data(taken);
       this.values.set(node.id, output);
       definition.reference({
         inputs: operands,
@@ -61,7 +65,8 @@ export class OneDevice {
       });
     }
     const loss = this.data(this.training.loss)[0] ?? Number.NaN;
-    const gradNorm = this.training.gradNorm === undefined ? undefined : this.data(this.training.gradNorm)[0];
+    const gradNorm =
+      this.training.gradNorm === undefined ? undefined : this.data(this.training.gradNorm)[0];
     return { loss, gradNorm };
   }
 

@@ -1,11 +1,16 @@
-import { opDefinition } from "../ops/index.ts";
-import type { NumberArray, ReferenceTensor } from "../ops/op.ts";
-import { elements } from "../ops/shapes.ts";
 import { InternalError } from "../../shared/errors.ts";
 import { coordinates, groupOf, worldSize } from "../../shared/mesh/mesh.ts";
 import { type Interval, shardIntervals } from "../../shared/mesh/placement.ts";
 import { stepScalars } from "../../shared/optimizer/step-scalars.ts";
-import { type Collective, dtypeBytes, type Instruction, type Program } from "../../shared/program/program.ts";
+import {
+  type Collective,
+  dtypeBytes,
+  type Instruction,
+  type Program,
+} from "../../shared/program/program.ts";
+import { opDefinition } from "../ops/index.ts";
+import type { NumberArray, ReferenceTensor } from "../ops/op.ts";
+import { elements } from "../ops/shapes.ts";
 
 /** Global tensors by name, row-major. */
 export type GlobalTensors = ReadonlyMap<string, Float64Array>;
@@ -27,7 +32,9 @@ export class VirtualRanks {
 
   constructor(program: Program, parameters: GlobalTensors) {
     this.program = program;
-    this.arenas = Array.from({ length: worldSize(program.mesh) }, () => new Float64Array(program.arenaBytes / 4).fill(Number.NaN));
+    this.arenas = Array.from({ length: worldSize(program.mesh) }, () =>
+      new Float64Array(program.arenaBytes / 4).fill(Number.NaN),
+    );
     for (const tensor of program.stored) {
       this.arenas.forEach((_, rank) => {
         const target = this.slotData(rank, tensor.slot);
@@ -37,7 +44,13 @@ export class VirtualRanks {
         }
         const source = parameters.get(tensor.name);
         if (source === undefined) throw new InternalError(`no initial value of ${tensor.name}`);
-        copyBox(source, tensor.globalShape, shardIntervals(tensor.globalShape, tensor.layout, program.mesh, rank), target, false);
+        copyBox(
+          source,
+          tensor.globalShape,
+          shardIntervals(tensor.globalShape, tensor.layout, program.mesh, rank),
+          target,
+          false,
+        );
       });
     }
   }
@@ -57,7 +70,8 @@ export class VirtualRanks {
     for (const i of program.epilogue) this.run(i, program.microbatches);
     this.step++;
     const loss = this.slotData(0, program.lossSlot)[0] ?? Number.NaN;
-    const gradNorm = program.gradNormSlot < 0 ? undefined : this.slotData(0, program.gradNormSlot)[0];
+    const gradNorm =
+      program.gradNormSlot < 0 ? undefined : this.slotData(0, program.gradNormSlot)[0];
     return { loss, gradNorm };
   }
 
@@ -78,7 +92,9 @@ export class VirtualRanks {
     return this.program.stored.every((tensor) => {
       const seen = new Map<string, Float64Array>();
       return this.arenas.every((_, rank) => {
-        const key = JSON.stringify(shardIntervals(tensor.globalShape, tensor.layout, this.program.mesh, rank));
+        const key = JSON.stringify(
+          shardIntervals(tensor.globalShape, tensor.layout, this.program.mesh, rank),
+        );
         const data = this.slotData(rank, tensor.slot);
         const first = seen.get(key) ?? data;
         seen.set(key, first);
@@ -105,7 +121,8 @@ export class VirtualRanks {
       return;
     }
     const collective = program.collectives[instruction.collective];
-    if (collective === undefined) throw new InternalError(`no collective ${instruction.collective}`);
+    if (collective === undefined)
+      throw new InternalError(`no collective ${instruction.collective}`);
     // All ranks reach a wait together here; what a start overwrites too early shows as wrong numbers at the wait.
     if (instruction.kind === "wait") this.collect(collective);
     else this.poison(collective);
@@ -115,10 +132,14 @@ export class VirtualRanks {
   private poison(collective: Collective): void {
     const { inputSlot, outputSlot } = collective;
     const [input, output] = [this.program.slots[inputSlot], this.program.slots[outputSlot]];
-    if (input === undefined || output === undefined) throw new InternalError("collective without slots");
+    if (input === undefined || output === undefined)
+      throw new InternalError("collective without slots");
     const apart =
-      input.offsetBytes + input.sizeBytes <= output.offsetBytes || output.offsetBytes + output.sizeBytes <= input.offsetBytes;
-    if (apart) for (let rank = 0; rank < this.arenas.length; rank++) this.slotData(rank, outputSlot).fill(Number.NaN);
+      input.offsetBytes + input.sizeBytes <= output.offsetBytes ||
+      output.offsetBytes + output.sizeBytes <= input.offsetBytes;
+    if (apart)
+      for (let rank = 0; rank < this.arenas.length; rank++)
+        this.slotData(rank, outputSlot).fill(Number.NaN);
   }
 
   private collect(collective: Collective): void {
@@ -128,7 +149,8 @@ export class VirtualRanks {
       const group = groupOf(mesh, collective.axes, rank);
       const output = this.slotData(rank, collective.outputSlot);
       const { outer, chunkElements: chunk, op } = collective;
-      const sum = (index: number): number => group.reduce((total, member) => total + (inputs[member]?.[index] ?? Number.NaN), 0);
+      const sum = (index: number): number =>
+        group.reduce((total, member) => total + (inputs[member]?.[index] ?? Number.NaN), 0);
       const own = group.indexOf(rank);
       for (let o = 0; o < outer; o++) {
         for (let i = 0; i < chunk; i++) {
@@ -137,10 +159,12 @@ export class VirtualRanks {
             group.forEach((member, g) => {
               output[g * chunk + i] = inputs[member]?.[own * chunk + i] ?? Number.NaN;
             });
-          } else if (op === "reduceScatter") output[o * chunk + i] = sum((o * group.length + own) * chunk + i);
+          } else if (op === "reduceScatter")
+            output[o * chunk + i] = sum((o * group.length + own) * chunk + i);
           else {
             group.forEach((member, g) => {
-              output[(o * group.length + g) * chunk + i] = inputs[member]?.[o * chunk + i] ?? Number.NaN;
+              output[(o * group.length + g) * chunk + i] =
+                inputs[member]?.[o * chunk + i] ?? Number.NaN;
             });
           }
         }
@@ -155,7 +179,8 @@ export class VirtualRanks {
   private slotData(rank: number, slot: number): Float64Array {
     const place = this.program.slots[slot];
     const arena = this.arenas[rank];
-    if (place === undefined || arena === undefined) throw new InternalError(`no slot ${slot} on rank ${rank}`);
+    if (place === undefined || arena === undefined)
+      throw new InternalError(`no slot ${slot} on rank ${rank}`);
     const count = place.sizeBytes / dtypeBytes(place.dtype);
     return arena.subarray(place.offsetBytes / 4, place.offsetBytes / 4 + count);
   }

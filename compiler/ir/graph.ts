@@ -33,7 +33,13 @@ export class Graph {
   }
 
   /** Adds an op; `type` is given where the op's inputs do not tell it. */
-  add(op: string, inputs: readonly number[], attrs: Attrs = {}, layer = "", type?: ValueType): number {
+  add(
+    op: string,
+    inputs: readonly number[],
+    attrs: Attrs = {},
+    layer = "",
+    type?: ValueType,
+  ): number {
     const inferred =
       type ??
       opDefinition(op).infer(

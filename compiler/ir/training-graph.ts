@@ -1,10 +1,10 @@
-import { differentiate, type Gradients } from "../autodiff/differentiate.ts";
-import type { CompileRequest } from "../compile.ts";
-import { elements, show } from "../ops/shapes.ts";
-import { hasOp, opDefinition } from "../ops/index.ts";
 import type { Fault } from "../../shared/errors.ts";
 import { InternalError, InvalidArgumentError } from "../../shared/errors.ts";
 import { didYouMean } from "../../shared/nearest.ts";
+import { differentiate, type Gradients } from "../autodiff/differentiate.ts";
+import type { CompileRequest } from "../compile.ts";
+import { hasOp, opDefinition } from "../ops/index.ts";
+import { elements } from "../ops/shapes.ts";
 import { Graph } from "./graph.ts";
 
 /** A parameter of the training graph and everything that belongs to it. */
@@ -27,7 +27,11 @@ export interface LinearLayer {
   readonly path: string;
   readonly weight: number;
   readonly bias: number | undefined;
-  readonly calls: readonly { readonly input: number; readonly product: number; readonly output: number }[];
+  readonly calls: readonly {
+    readonly input: number;
+    readonly product: number;
+    readonly output: number;
+  }[];
 }
 
 /** Forward, backward and update of one optimizer step in global shapes; nothing is placed yet. */
@@ -83,12 +87,18 @@ export function buildTrainingGraph(
   values.push(...forwardUses);
 
   const inputCopies = new Map<number, string>();
-  const calls = new Map<string, { input: number; product: number; output: number; weight: number; bias?: number }[]>();
+  const calls = new Map<
+    string,
+    { input: number; product: number; output: number; weight: number; bias?: number }[]
+  >();
   for (const [index, node] of request.graph.nodes.entries()) {
     const operands = node.inputs.map((v) => values[v] ?? -1);
     const where = `${node.layer === "" ? "model" : `layer "${node.layer}"`}, op ${node.op}`;
     if (!hasOp(node.op) || opDefinition(node.op).gradient === undefined) {
-      faults.push({ path: `model.graph.nodes[${index}]`, message: `${where}: not an op that models may use${didYouMean(node.op, modelOps)}` });
+      faults.push({
+        path: `model.graph.nodes[${index}]`,
+        message: `${where}: not an op that models may use${didYouMean(node.op, modelOps)}`,
+      });
       return undefined;
     }
     try {
@@ -107,11 +117,15 @@ export function buildTrainingGraph(
   }
 
   const output = values[request.graph.output];
-  if (output === undefined) throw new InternalError(`graph output ${request.graph.output} does not exist`);
+  if (output === undefined)
+    throw new InternalError(`graph output ${request.graph.output} does not exist`);
   const partLoss = addLoss(output);
   const needsGradient = reachedFrom(graph, new Set(forwardUses));
   if (!needsGradient.has(partLoss)) {
-    faults.push({ path: "model", message: "the loss depends on no parameter, so there is nothing to train" });
+    faults.push({
+      path: "model",
+      message: "the loss depends on no parameter, so there is nothing to train",
+    });
     return undefined;
   }
 
@@ -141,7 +155,8 @@ export function buildTrainingGraph(
   let gradNorm: number | undefined;
   if (request.clipGradNorm > 0 || request.reportGradNorm) {
     for (const gradient of finals) {
-      if (gradient !== undefined) squares.push(graph.add("sumSquares", [gradient], {}, graph.node(gradient).layer));
+      if (gradient !== undefined)
+        squares.push(graph.add("sumSquares", [gradient], {}, graph.node(gradient).layer));
     }
     gradNorm = graph.add("sqrt", [graph.add("addN", squares, {}, "gradNorm")], {}, "gradNorm");
   }
@@ -161,15 +176,33 @@ export function buildTrainingGraph(
   parameters.forEach(({ leaf, forwardUse, backwardUse }, p) => {
     for (const value of [leaf, forwardUse, backwardUse]) parameterOf.set(value, p);
   });
-  const layers = [...calls].map(([path, list]): LinearLayer => ({
-    path,
-    weight: list[0]?.weight ?? -1,
-    bias: list[0]?.bias,
-    calls: list,
-  }));
-  return { graph, inputs, parameters, layers, gradients, loss, gradNorm, squares, inputCopies, parameterOf };
+  const layers = [...calls].map(
+    ([path, list]): LinearLayer => ({
+      path,
+      weight: list[0]?.weight ?? -1,
+      bias: list[0]?.bias,
+      calls: list,
+    }),
+  );
+  return {
+    graph,
+    inputs,
+    parameters,
+    layers,
+    gradients,
+    loss,
+    gradNorm,
+    squares,
+    inputCopies,
+    parameterOf,
+  };
 
-  function recordLayer(op: string, layer: string, operands: readonly number[], value: number): void {
+  function recordLayer(
+    op: string,
+    layer: string,
+    operands: readonly number[],
+    value: number,
+  ): void {
     const [input = -1, parameter = -1] = operands;
     const list = calls.get(layer) ?? [];
     if (op === "linear") {
@@ -193,7 +226,12 @@ export function buildTrainingGraph(
       case "mean":
         return graph.add("mean", [value], { count }, "loss");
       case "mse":
-        return graph.add("mseLoss", [value, addInput("y", shape.slice(1), "float32")], { count }, "loss");
+        return graph.add(
+          "mseLoss",
+          [value, addInput("y", shape.slice(1), "float32")],
+          { count },
+          "loss",
+        );
     }
   }
 
@@ -206,7 +244,11 @@ export function buildTrainingGraph(
     return graph.add("identity", [sum], {}, layer);
   }
 
-  function update(leaf: number, index: number, gradient: number | undefined): Pick<TrainedParameter, "gradient" | "moment1" | "moment2" | "updated"> {
+  function update(
+    leaf: number,
+    index: number,
+    gradient: number | undefined,
+  ): Pick<TrainedParameter, "gradient" | "moment1" | "moment2" | "updated"> {
     if (gradient === undefined) {
       return { gradient, moment1: undefined, moment2: undefined, updated: undefined };
     }
@@ -216,20 +258,42 @@ export function buildTrainingGraph(
     if (request.optimizer.kind === "adamw") {
       const moment1 = graph.leaf({ kind: "moment1", index }, type, layer);
       const moment2 = graph.leaf({ kind: "moment2", index }, type, layer);
-      const updated = graph.add("adamw", [leaf, gradient, moment1, moment2, ...extra], { hasFactor }, layer);
+      const updated = graph.add(
+        "adamw",
+        [leaf, gradient, moment1, moment2, ...extra],
+        { hasFactor },
+        layer,
+      );
       return { gradient, moment1, moment2, updated };
     }
     const hasMomentum = request.optimizer.momentum > 0 ? 1 : 0;
-    const moment1 = hasMomentum === 1 ? graph.leaf({ kind: "moment1", index }, type, layer) : undefined;
+    const moment1 =
+      hasMomentum === 1 ? graph.leaf({ kind: "moment1", index }, type, layer) : undefined;
     const state = moment1 === undefined ? [] : [moment1];
-    const updated = graph.add("sgd", [leaf, gradient, ...state, ...extra], { hasMomentum, hasFactor }, layer);
+    const updated = graph.add(
+      "sgd",
+      [leaf, gradient, ...state, ...extra],
+      { hasMomentum, hasFactor },
+      layer,
+    );
     return { gradient, moment1, moment2: undefined, updated };
   }
 }
 
 /** Ops that a traced model may hold. */
 export const modelOps: readonly string[] = [
-  "linear", "bias", "silu", "relu", "gelu", "tanh", "sigmoid", "mul", "add", "sub", "scale", "identity",
+  "linear",
+  "bias",
+  "silu",
+  "relu",
+  "gelu",
+  "tanh",
+  "sigmoid",
+  "mul",
+  "add",
+  "sub",
+  "scale",
+  "identity",
 ];
 
 /** All values that depend on one of `sources`, sources included. */
@@ -239,8 +303,4 @@ function reachedFrom(graph: Graph, sources: ReadonlySet<number>): Set<number> {
     if (node.inputs.some((i) => reached.has(i))) reached.add(node.id);
   }
   return reached;
-}
-
-export function describeShape(graph: Graph, value: number): string {
-  return show(graph.node(value).type.shape);
 }

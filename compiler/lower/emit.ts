@@ -1,7 +1,3 @@
-import type { CompileRequest } from "../compile.ts";
-import type { TrainingGraph } from "../ir/training-graph.ts";
-import { opDefinition } from "../ops/registry.ts";
-import { elements } from "../ops/shapes.ts";
 import { chooseAlgorithm, wireBytes } from "../../shared/collective/algorithm.ts";
 import { InternalError } from "../../shared/errors.ts";
 import { axisSize } from "../../shared/mesh/mesh.ts";
@@ -16,6 +12,10 @@ import {
   type Slot,
   type StoredTensor,
 } from "../../shared/program/program.ts";
+import type { CompileRequest } from "../compile.ts";
+import type { TrainingGraph } from "../ir/training-graph.ts";
+import { opDefinition } from "../ops/registry.ts";
+import { elements } from "../ops/shapes.ts";
 import { align, planArena } from "./arena.ts";
 import { fuseUpdates, reachable } from "./fuse.ts";
 import type { Lowered } from "./lower.ts";
@@ -23,7 +23,11 @@ import type { RankValue } from "./rank-graph.ts";
 import { type ScheduledStep, schedule } from "./schedule.ts";
 
 /** Fuses, schedules and lays out one rank's values: the program that every rank runs. */
-export function emitProgram(request: CompileRequest, training: TrainingGraph, lowered: Lowered): Program {
+export function emitProgram(
+  request: CompileRequest,
+  training: TrainingGraph,
+  lowered: Lowered,
+): Program {
   const { values } = lowered;
   fuseUpdates(values);
   const at = (id: number): RankValue => {
@@ -51,7 +55,13 @@ export function emitProgram(request: CompileRequest, training: TrainingGraph, lo
 
   const storage = baseStorage();
   const storageOf = (id: number): number => storage.get(id) ?? id;
-  const order = schedule(values, live, storageOf, (id) => training.parameterOf.has(at(id).origin), request.microbatches > 1);
+  const order = schedule(
+    values,
+    live,
+    storageOf,
+    (id) => training.parameterOf.has(at(id).origin),
+    request.microbatches > 1,
+  );
   const steps = [...order.body, ...order.epilogue];
   reduceInPlace();
   const layout = layOut();
@@ -123,7 +133,13 @@ export function emitProgram(request: CompileRequest, training: TrainingGraph, lo
     inputs: training.inputs.map((input): ProgramInput => {
       const value = canonical(input.leaf);
       const { type } = training.graph.node(input.leaf);
-      return { name: input.name, dtype: type.dtype, globalShape: type.shape, layout: at(value).layout, slot: slot(value) };
+      return {
+        name: input.name,
+        dtype: type.dtype,
+        globalShape: type.shape,
+        layout: at(value).layout,
+        slot: slot(value),
+      };
     }),
     microbatches: request.microbatches,
     body,
@@ -135,17 +151,35 @@ export function emitProgram(request: CompileRequest, training: TrainingGraph, lo
     schedule: request.schedule,
   };
 
-  function storedValues(): { name: string; role: StoredTensor["role"]; globalShape: readonly number[]; value: number; init: InitSpec }[] {
+  function storedValues(): {
+    name: string;
+    role: StoredTensor["role"];
+    globalShape: readonly number[];
+    value: number;
+    init: InitSpec;
+  }[] {
     const list: ReturnType<typeof storedValues> = [];
     training.parameters.forEach((parameter, p) => {
       const spec = request.graph.parameters[p];
       const globalShape = training.graph.node(parameter.leaf).type.shape;
       if (spec === undefined) throw new InternalError(`no parameter ${p}`);
-      list.push({ name: parameter.name, role: "parameter", globalShape, value: canonical(parameter.leaf), init: spec.init });
+      list.push({
+        name: parameter.name,
+        role: "parameter",
+        globalShape,
+        value: canonical(parameter.leaf),
+        init: spec.init,
+      });
       for (const role of ["moment1", "moment2"] as const) {
         const leaf = parameter[role];
         if (leaf === undefined) continue;
-        list.push({ name: parameter.name, role, globalShape, value: canonical(leaf), init: { kind: "constant", value: 0 } });
+        list.push({
+          name: parameter.name,
+          role,
+          globalShape,
+          value: canonical(leaf),
+          init: { kind: "constant", value: 0 },
+        });
       }
     });
     return list;
@@ -179,7 +213,13 @@ export function emitProgram(request: CompileRequest, training: TrainingGraph, lo
     steps.forEach((step, index) => {
       const value = at(step.value);
       const [input] = value.inputs;
-      if (step.kind !== "start" || value.collective?.op !== "allReduce" || value.replaces !== undefined || input === undefined) return;
+      if (
+        step.kind !== "start" ||
+        value.collective?.op !== "allReduce" ||
+        value.replaces !== undefined ||
+        input === undefined
+      )
+        return;
       const root = storageOf(input);
       if (persistent.has(root)) return;
       if (reads.get(root)?.some((read) => read.index > index && read.reader !== value.id)) return;
@@ -190,7 +230,11 @@ export function emitProgram(request: CompileRequest, training: TrainingGraph, lo
   }
 
   /** Persistent buffers first, then the transient ones by their live ranges over the whole step. */
-  function layOut(): { bytes: number; byKind: Partial<Record<MemoryKind, number>>; offsetOf: (storage: number) => number } {
+  function layOut(): {
+    bytes: number;
+    byKind: Partial<Record<MemoryKind, number>>;
+    offsetOf: (storage: number) => number;
+  } {
     const offsets = new Map<number, number>();
     const byKind: Partial<Record<MemoryKind, number>> = {};
     let bytes = 0;
@@ -237,7 +281,8 @@ export function emitProgram(request: CompileRequest, training: TrainingGraph, lo
       offsetOf(root) {
         const offset = offsets.get(root);
         // A leaf that no instruction touches (an input that the model does not read) is persistent; nothing else is left.
-        if (offset === undefined) throw new InternalError(`storage ${root} has no place in the arena`);
+        if (offset === undefined)
+          throw new InternalError(`storage ${root} has no place in the arena`);
         return offset;
       },
     };
@@ -246,7 +291,8 @@ export function emitProgram(request: CompileRequest, training: TrainingGraph, lo
   function describeCollective(value: RankValue): Collective {
     const move = value.collective;
     const [input] = value.inputs;
-    if (move === undefined || input === undefined) throw new InternalError(`value ${value.id} is no collective`);
+    if (move === undefined || input === undefined)
+      throw new InternalError(`value ${value.id} is no collective`);
     const groupSize = move.axes.reduce((n, axis) => n * axisSize(request.mesh, axis), 1);
     const full = move.op === "allGather" ? value : at(input);
     const payloadBytes = bytesOf(full);
@@ -284,7 +330,9 @@ export function emitProgram(request: CompileRequest, training: TrainingGraph, lo
   function labelOf(origin: number): string {
     const node = training.graph.node(origin);
     if (node.leaf !== undefined) return node.layer;
-    const parameter = training.parameters.find((p) => p.forwardUse === origin || p.backwardUse === origin || p.updated === origin);
+    const parameter = training.parameters.find(
+      (p) => p.forwardUse === origin || p.backwardUse === origin || p.updated === origin,
+    );
     if (parameter !== undefined) return parameter.name;
     const ofGradient = training.parameters.find((p) => p.gradient === origin);
     if (ofGradient !== undefined) return `grad ${ofGradient.name}`;

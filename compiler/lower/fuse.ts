@@ -8,7 +8,10 @@ const FEW_ROWS = 32;
 /** Bytes of gradient that a tiled update holds at a time. */
 const TILE_BYTES = 4 << 20;
 
-const fusedUpdate: Readonly<Record<string, string>> = { adamw: "adamwFromFactors", sgd: "sgdFromFactors" };
+const fusedUpdate: Readonly<Record<string, string>> = {
+  adamw: "adamwFromFactors",
+  sgd: "sgdFromFactors",
+};
 
 /**
  * Lets updates take a weight's gradient as its factors dy and x, so that the gradient never exists: few rows are
@@ -24,7 +27,9 @@ export function fuseUpdates(values: RankValue[]): void {
   }
   for (const gradient of [...values]) {
     if (gradient.kind !== "compute" || opDefinition(gradient.op).weightGradient !== true) continue;
-    const uses = (readers[gradient.id] ?? []).map((id) => values[id]).filter((v) => v !== undefined);
+    const uses = (readers[gradient.id] ?? [])
+      .map((id) => values[id])
+      .filter((v) => v !== undefined);
     const update = uses.find((v) => v.op in fusedUpdate);
     const square = uses.find((v) => v.op === "sumSquares");
     if (update === undefined || update.inputs[1] !== gradient.id) continue;
@@ -37,12 +42,22 @@ export function fuseUpdates(values: RankValue[]): void {
     const [w, , ...rest] = update.inputs;
     const columns = lastDim(x.shape);
     const outRows = lastDim(dy.shape);
-    const tileRows = rowCount(x.shape) <= FEW_ROWS ? 0 : Math.min(outRows, Math.max(8, Math.floor(TILE_BYTES / 4 / columns)));
+    const tileRows =
+      rowCount(x.shape) <= FEW_ROWS
+        ? 0
+        : Math.min(outRows, Math.max(8, Math.floor(TILE_BYTES / 4 / columns)));
     const scratch: number[] = [];
     if (tileRows > 0) {
       const id = values.length;
       scratch.push(id);
-      values.push({ ...gradient, id, kind: "scratch", op: "", inputs: [], shape: [tileRows, columns] });
+      values.push({
+        ...gradient,
+        id,
+        kind: "scratch",
+        op: "",
+        inputs: [],
+        shape: [tileRows, columns],
+      });
     }
     values[update.id] = {
       ...update,

@@ -1,11 +1,16 @@
-import type { TrainingGraph } from "../ir/training-graph.ts";
-import type { Attrs } from "../ops/op.ts";
-import { opDefinition } from "../ops/registry.ts";
-import { elements } from "../ops/shapes.ts";
 import { InternalError } from "../../shared/errors.ts";
 import { axisSize, type Mesh } from "../../shared/mesh/mesh.ts";
-import { isShard, type Layout, localShape, type Placement, shardDim } from "../../shared/mesh/placement.ts";
+import {
+  isShard,
+  type Layout,
+  localShape,
+  type Placement,
+  shardDim,
+} from "../../shared/mesh/placement.ts";
 import { type DType, dtypeBytes, type Phase } from "../../shared/program/program.ts";
+import type { TrainingGraph } from "../ir/training-graph.ts";
+import type { Attrs } from "../ops/op.ts";
+import { elements } from "../ops/shapes.ts";
 import type { Choice } from "../spmd/choose.ts";
 import { bytesMoved, type Move, movesBetween } from "../spmd/redistribute.ts";
 import type { RankValue } from "./rank-graph.ts";
@@ -21,7 +26,11 @@ export interface Lowered {
  * Turns placements into one rank's values: local ops, with slices, masks and collectives where an op wants a value
  * in another layout than the one it has. Copies are kept per joint layout and used again.
  */
-export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (readonly Choice[])[]): Lowered {
+export function lower(
+  training: TrainingGraph,
+  mesh: Mesh,
+  chosen: readonly (readonly Choice[])[],
+): Lowered {
   const { graph } = training;
   const values: RankValue[] = [];
   const canonical = new Map<number, number>();
@@ -32,7 +41,15 @@ export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (rea
   for (const node of graph.nodes) {
     const wanted = layoutOf(node.id, (choice) => choice.canonical);
     if (node.leaf !== undefined) {
-      const id = push({ kind: "leaf", op: "", inputs: [], attrs: {}, origin: node.id, layout: wanted, phase: "forward" });
+      const id = push({
+        kind: "leaf",
+        op: "",
+        inputs: [],
+        attrs: {},
+        origin: node.id,
+        layout: wanted,
+        phase: "forward",
+      });
       settle(node.id, id);
       continue;
     }
@@ -45,11 +62,23 @@ export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (rea
   function lowerOp(id: number, output: Layout): number {
     const node = graph.node(id);
     const inputs = node.inputs.map((input, k) =>
-      copyIn(input, layoutOf(id, (choice) => choice.inputs[k] ?? "R"), node.phase),
+      copyIn(
+        input,
+        layoutOf(id, (choice) => choice.inputs[k] ?? "R"),
+        node.phase,
+      ),
     );
     const [only] = inputs;
     if (node.op === "identity" && only !== undefined) return only;
-    return push({ kind: "compute", op: node.op, inputs, attrs: node.attrs, origin: id, layout: output, phase: node.phase });
+    return push({
+      kind: "compute",
+      op: node.op,
+      inputs,
+      attrs: node.attrs,
+      origin: id,
+      layout: output,
+      phase: node.phase,
+    });
   }
 
   /** Adds the operands of one layout first, so that each layout's sum moves once; then the sums in order. */
@@ -58,11 +87,11 @@ export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (rea
     const groups = new Map<string, number[]>();
     for (const input of node.inputs) {
       const value = canonicalOf(input);
-      const key = key_(valueOf(value).layout);
+      const key = layoutKey(rankValue(value).layout);
       groups.set(key, [...(groups.get(key) ?? []), value]);
     }
     const sums = [...groups.values()].map((group) => {
-      const sum = addAll(id, group, valueOf(group[0] ?? -1).layout, node.phase);
+      const sum = addAll(id, group, rankValue(group[0] ?? -1).layout, node.phase);
       return redistribute(id, sum, output, node.phase, undefined);
     });
     return addAll(id, sums, output, node.phase);
@@ -78,28 +107,39 @@ export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (rea
   function copyIn(id: number, wanted: Layout, phase: Phase): number {
     const known = copies.get(id);
     if (known === undefined) throw new InternalError(`%${id} is used before it is lowered`);
-    const exact = known.get(key_(wanted));
+    const exact = known.get(layoutKey(wanted));
     if (exact !== undefined) return exact;
     const { type } = graph.node(id);
     const globalBytes = elements(type.shape) * dtypeBytes(type.dtype);
     let best: number | undefined;
     let bestBytes = Number.POSITIVE_INFINITY;
     for (const copy of known.values()) {
-      const { layout } = valueOf(copy);
+      const { layout } = rankValue(copy);
       // What other moves may start from: a value that ranks hold summands of only ends in its canonical layout.
       if (layout.includes("P") && copy !== canonical.get(id)) continue;
-      const bytes = bytesMoved(layout, movesBetween(layout, wanted), (axis) => axisSize(mesh, axis), globalBytes);
+      const bytes = bytesMoved(
+        layout,
+        movesBetween(layout, wanted),
+        (axis) => axisSize(mesh, axis),
+        globalBytes,
+      );
       if (bytes < bestBytes) [best, bestBytes] = [copy, bytes];
     }
     if (best === undefined) throw new InternalError(`%${id} has no copy to move`);
     const moved = redistribute(id, best, wanted, phase, undefined);
-    known.set(key_(wanted), moved);
+    known.set(layoutKey(wanted), moved);
     return moved;
   }
 
-  function redistribute(origin: number, from: number, wanted: Layout, phase: Phase, replaces: number | undefined): number {
+  function redistribute(
+    origin: number,
+    from: number,
+    wanted: Layout,
+    phase: Phase,
+    replaces: number | undefined,
+  ): number {
     let current = from;
-    const moves = movesBetween(valueOf(from).layout, wanted);
+    const moves = movesBetween(rankValue(from).layout, wanted);
     for (let i = 0; i < moves.length; ) {
       const first = moves[i];
       if (first === undefined) break;
@@ -107,18 +147,31 @@ export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (rea
       let count = 1;
       while (first.kind === "allReduce" && moves[i + count]?.kind === "allReduce") count++;
       const last = i + count === moves.length;
-      current = applyMoves(origin, current, moves.slice(i, i + count), phase, last ? replaces : undefined);
-      if (!last) copies.get(origin)?.set(key_(valueOf(current).layout), current);
+      current = applyMoves(
+        origin,
+        current,
+        moves.slice(i, i + count),
+        phase,
+        last ? replaces : undefined,
+      );
+      if (!last) copies.get(origin)?.set(layoutKey(rankValue(current).layout), current);
       i += count;
     }
-    if (moves.length === 0 && replaces !== undefined) values[current] = { ...valueOf(current), replaces };
+    if (moves.length === 0 && replaces !== undefined)
+      values[current] = { ...rankValue(current), replaces };
     return current;
   }
 
-  function applyMoves(origin: number, from: number, moves: readonly Move[], phase: Phase, replaces: number | undefined): number {
+  function applyMoves(
+    origin: number,
+    from: number,
+    moves: readonly Move[],
+    phase: Phase,
+    replaces: number | undefined,
+  ): number {
     const [move] = moves;
     if (move === undefined) throw new InternalError("a move of nothing");
-    const source = valueOf(from);
+    const source = rankValue(from);
     const layout = [...source.layout];
     for (const m of moves) layout[m.axis] = m.to;
     const dim = shardDim(isShard(move.to) ? move.to : move.from);
@@ -132,7 +185,8 @@ export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (rea
     const chunkElements =
       move.kind === "allReduce"
         ? elements(source.shape)
-        : elements(source.shape.slice(dim)) / (move.kind === "reduceScatter" ? axisSize(mesh, move.axis) : 1);
+        : elements(source.shape.slice(dim)) /
+          (move.kind === "reduceScatter" ? axisSize(mesh, move.axis) : 1);
     return push({
       kind: "collective",
       op: "",
@@ -154,21 +208,54 @@ export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (rea
   }
 
   /** S(a) to S(b): cut along b into a block per rank, exchange blocks, join what came along a. */
-  function exchange(origin: number, from: number, move: Move, layout: Layout, phase: Phase): number {
-    const source = valueOf(from);
+  function exchange(
+    origin: number,
+    from: number,
+    move: Move,
+    layout: Layout,
+    phase: Phase,
+  ): number {
+    const source = rankValue(from);
     const parts = axisSize(mesh, move.axis);
     const [joined, cut] = [shardDim(move.from), shardDim(move.to)];
     const blockShape = [parts, ...source.shape.map((size, d) => (d === cut ? size / parts : size))];
     const blocks = push({
-      kind: "compute", op: "splitBlocks", inputs: [from], attrs: { dim: cut, parts }, origin, layout: source.layout, phase, shape: blockShape,
+      kind: "compute",
+      op: "splitBlocks",
+      inputs: [from],
+      attrs: { dim: cut, parts },
+      origin,
+      layout: source.layout,
+      phase,
+      shape: blockShape,
     });
     const received = push({
-      kind: "collective", op: "", inputs: [blocks], attrs: {}, origin, layout, phase, shape: blockShape,
+      kind: "collective",
+      op: "",
+      inputs: [blocks],
+      attrs: {},
+      origin,
+      layout,
+      phase,
+      shape: blockShape,
       collective: {
-        op: "allToAll", axes: [move.axis], from: move.from, to: move.to, outer: 1, chunkElements: elements(blockShape.slice(1)),
+        op: "allToAll",
+        axes: [move.axis],
+        from: move.from,
+        to: move.to,
+        outer: 1,
+        chunkElements: elements(blockShape.slice(1)),
       },
     });
-    return push({ kind: "compute", op: "joinBlocks", inputs: [received], attrs: { dim: joined, parts }, origin, layout, phase });
+    return push({
+      kind: "compute",
+      op: "joinBlocks",
+      inputs: [received],
+      attrs: { dim: joined, parts },
+      origin,
+      layout,
+      phase,
+    });
   }
 
   function push(fields: {
@@ -201,7 +288,7 @@ export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (rea
   function settle(id: number, value: number): void {
     canonical.set(id, value);
     const known = copies.get(id) ?? new Map<string, number>();
-    copies.set(id, known.set(key_(valueOf(value).layout), value));
+    copies.set(id, known.set(layoutKey(rankValue(value).layout), value));
   }
 
   function layoutOf(id: number, pick: (choice: Choice) => Placement): Layout {
@@ -218,16 +305,11 @@ export function lower(training: TrainingGraph, mesh: Mesh, chosen: readonly (rea
     return value;
   }
 
-  function valueOf(id: number): RankValue {
+  function rankValue(id: number): RankValue {
     const value = values[id];
     if (value === undefined) throw new InternalError(`no rank value ${id}`);
     return value;
   }
 }
 
-const key_ = (layout: Layout): string => layout.join(",");
-
-/** Whether an op of the registry writes one of its inputs. */
-export function writesInPlace(value: RankValue): boolean {
-  return value.kind === "compute" && opDefinition(value.op).inPlace !== undefined;
-}
+const layoutKey = (layout: Layout): string => layout.join(",");

@@ -1,6 +1,6 @@
-import type { Attrs } from "../ops/op.ts";
-import type { CollectiveOp, DType, Phase } from "../../shared/program/program.ts";
 import type { Layout, Placement } from "../../shared/mesh/placement.ts";
+import type { CollectiveOp, DType, Phase } from "../../shared/program/program.ts";
+import type { Attrs } from "../ops/op.ts";
 
 /**
  * One rank's share of the step as SSA values in local shapes, before it is scheduled and laid out in memory.
@@ -31,9 +31,4 @@ export interface CollectiveMove {
   readonly to: Placement;
   readonly outer: number;
   readonly chunkElements: number;
-}
-
-/** Name for people: what the value is a copy of, and how it lies. */
-export function isPersistent(value: RankValue): boolean {
-  return value.kind === "leaf" || value.op === "accumulate";
 }

@@ -1,6 +1,6 @@
+import { InternalError } from "../../shared/errors.ts";
 import { opDefinition } from "../ops/registry.ts";
 import { reachable } from "./fuse.ts";
-import { InternalError } from "../../shared/errors.ts";
 import type { RankValue } from "./rank-graph.ts";
 
 /** One entry of the final order. A collective has a start and a wait; everything else runs at once. */
@@ -34,7 +34,9 @@ export function schedule(
   const sections = separateEpilogue
     ? [order.filter((v) => !inEpilogue(v)), order.filter(inEpilogue)]
     : [order, []];
-  const [body = [], epilogue = []] = sections.map((section) => placeCollectives(section, values, storageOf, isParameter));
+  const [body = [], epilogue = []] = sections.map((section) =>
+    placeCollectives(section, values, storageOf, isParameter),
+  );
   return { body, epilogue };
 }
 
@@ -49,7 +51,9 @@ function topologicalOrder(
   const waitsFor = new Map<number, Set<number>>();
   const readersOf = new Map<number, number[]>();
   for (const value of listed) {
-    const needs = new Set(value.inputs.filter((i) => values[i]?.kind !== "leaf" && values[i]?.kind !== "scratch"));
+    const needs = new Set(
+      value.inputs.filter((i) => values[i]?.kind !== "leaf" && values[i]?.kind !== "scratch"),
+    );
     waitsFor.set(value.id, needs);
     for (const input of value.inputs) {
       const storage = storageOf(input);
@@ -61,7 +65,8 @@ function topologicalOrder(
     for (const storage of written) {
       for (const reader of readersOf.get(storage) ?? []) {
         // Later stages of the same update read what it wrote; everyone else reads the old value first.
-        if (reader !== value.id && !dependsOn(values, reader, value.id)) waitsFor.get(value.id)?.add(reader);
+        if (reader !== value.id && !dependsOn(values, reader, value.id))
+          waitsFor.get(value.id)?.add(reader);
       }
     }
   }
@@ -70,7 +75,8 @@ function topologicalOrder(
   const result: RankValue[] = [];
   const updates = listed.filter((v) => v.phase === "optimizer");
   const others = resultsLast(values, listed, isParameter);
-  const ready = (value: RankValue): boolean => [...(waitsFor.get(value.id) ?? [])].every((id) => done.has(id));
+  const ready = (value: RankValue): boolean =>
+    [...(waitsFor.get(value.id) ?? [])].every((id) => done.has(id));
   const emit = (value: RankValue): void => {
     done.add(value.id);
     result.push(value);
@@ -91,12 +97,14 @@ function topologicalOrder(
   };
   emitUpdates();
   others.forEach((value, index) => {
-    if (!ready(value)) throw new InternalError(`schedule: value ${value.id} comes before its inputs`);
+    if (!ready(value))
+      throw new InternalError(`schedule: value ${value.id} comes before its inputs`);
     emit(value);
     // A collective of the value just made starts first; updates then fill the wait.
     if (others[index + 1]?.kind !== "collective") emitUpdates();
   });
-  if (pending.length > 0) throw new InternalError(`schedule: ${pending.length} updates wait for each other`);
+  if (pending.length > 0)
+    throw new InternalError(`schedule: ${pending.length} updates wait for each other`);
   return result;
 }
 
@@ -130,7 +138,9 @@ function writtenStorage(value: RankValue, storageOf: (id: number) => number): nu
   if (value.replaces !== undefined) written.push(storageOf(value.replaces));
   if (value.kind === "compute") {
     const { inPlace, alsoWrites } = opDefinition(value.op);
-    for (const index of inPlace === undefined ? [] : [inPlace, ...(alsoWrites?.(value.attrs) ?? [])]) {
+    for (const index of inPlace === undefined
+      ? []
+      : [inPlace, ...(alsoWrites?.(value.attrs) ?? [])]) {
       const input = value.inputs[index];
       if (input !== undefined) written.push(storageOf(input));
     }
@@ -141,7 +151,7 @@ function writtenStorage(value: RankValue, storageOf: (id: number) => number): nu
 function dependsOn(values: readonly RankValue[], id: number, on: number): boolean {
   if (id <= on) return false;
   const value = values[id];
-  return value !== undefined && value.inputs.some((i) => i === on || dependsOn(values, i, on));
+  return value?.inputs.some((i) => i === on || dependsOn(values, i, on)) ?? false;
 }
 
 function placeCollectives(
@@ -178,15 +188,21 @@ function placeCollectives(
   const waitForReadersOf = (storages: readonly number[], writer: number): void => {
     if (storages.length === 0) return;
     for (const reader of order.slice(0, position.get(writer))) {
-      const open = reader.kind === "collective" && (!started.has(reader.id) || inFlight.has(reader.id));
-      if (open && reader.inputs.some((input) => storages.includes(storageOf(input)))) wait(reader.id);
+      const open =
+        reader.kind === "collective" && (!started.has(reader.id) || inFlight.has(reader.id));
+      if (open && reader.inputs.some((input) => storages.includes(storageOf(input))))
+        wait(reader.id);
     }
   };
 
   const startsBefore = new Map<number, number[]>();
   let previousGather: number | undefined;
   for (const value of order) {
-    if (value.kind !== "collective" || (value.inputs[0] !== undefined && position.has(value.inputs[0]))) continue;
+    if (
+      value.kind !== "collective" ||
+      (value.inputs[0] !== undefined && position.has(value.inputs[0]))
+    )
+      continue;
     // The input is there from the beginning. Gathers of parameters wait until the reader of the gather before begins.
     let index = 0;
     if (isParameter(value.inputs[0] ?? -1)) {

@@ -1,6 +1,16 @@
 import type { OpDefinition } from "./op.ts";
 import { registerOps } from "./registry.ts";
-import { allDims, at, elements, inferSame, inputOf, operand, outputOf, row, splitTogether } from "./shapes.ts";
+import {
+  allDims,
+  at,
+  elements,
+  inferSame,
+  inputOf,
+  operand,
+  outputOf,
+  row,
+  splitTogether,
+} from "./shapes.ts";
 
 /** An elementwise function and its derivative, both of the input x, and their rough cost per element. */
 interface Activation {
@@ -41,9 +51,13 @@ const activations: readonly Activation[] = [
     value: (x) => x * sigmoid(x),
     derivative: (x) => sigmoid(x) * (1 + x * (1 - sigmoid(x))),
   },
-  { name: "relu", value: (x) => (x > 0 ? x : 0), derivative: (x) => (x > 0 ? 1 : 0) },
+  { name: "relu", value: (x) => Math.max(0, x), derivative: (x) => (x > 0 ? 1 : 0) },
   // The exact form, PyTorch's default: x * Phi(x).
-  { name: "gelu", value: (x) => x * normalCdf(x), derivative: (x) => normalCdf(x) + x * normalPdf(x) },
+  {
+    name: "gelu",
+    value: (x) => x * normalCdf(x),
+    derivative: (x) => normalCdf(x) + x * normalPdf(x),
+  },
   { name: "tanh", value: Math.tanh, derivative: (x) => 1 - Math.tanh(x) ** 2 },
   { name: "sigmoid", value: sigmoid, derivative: (x) => sigmoid(x) * (1 - sigmoid(x)) },
 ];
@@ -55,7 +69,9 @@ function definitionsOf({ name, value, derivative }: Activation): OpDefinition[] 
     {
       name,
       infer: (inputs) => inferSame(name, inputs),
-      gradient: (g) => [g.needs(0) ? g.emit(`${name}Grad`, [g.outputGradient, operand(g.inputs, 0)]) : undefined],
+      gradient: (g) => [
+        g.needs(0) ? g.emit(`${name}Grad`, [g.outputGradient, operand(g.inputs, 0)]) : undefined,
+      ],
       strategies: (_inputs, y) => [row(["R"], "R"), ...splitTogether(1, allDims(y))],
       flops: (_inputs, y) => FLOPS_PER_ELEMENT * elements(y.shape),
       reference(call) {
@@ -67,17 +83,19 @@ function definitionsOf({ name, value, derivative }: Activation): OpDefinition[] 
       name: `${name}Grad`,
       infer: (inputs) => inferSame(`${name}Grad`, inputs),
       // Linear in dy, so a partial dy may stay partial.
-      strategies: (_inputs, dx) => [row(["R", "R"], "R"), ...splitTogether(2, allDims(dx)), row(["P", "R"], "P")],
+      strategies: (_inputs, dx) => [
+        row(["R", "R"], "R"),
+        ...splitTogether(2, allDims(dx)),
+        row(["P", "R"], "P"),
+      ],
       flops: (_inputs, dx) => FLOPS_PER_ELEMENT * elements(dx.shape),
       reference(call) {
         const [dy, x, dx] = [inputOf(call, 0), inputOf(call, 1), outputOf(call)];
-        for (let i = 0; i < elements(x.shape); i++) dx.data[i] = at(dy.data, i) * derivative(at(x.data, i));
+        for (let i = 0; i < elements(x.shape); i++)
+          dx.data[i] = at(dy.data, i) * derivative(at(x.data, i));
       },
     },
   ];
 }
-
-/** Names that a model may use. */
-export const activationNames: readonly string[] = activations.map((a) => a.name);
 
 registerOps(...activations.flatMap(definitionsOf));

@@ -1,7 +1,18 @@
 import { InternalError } from "../../shared/errors.ts";
 import type { OpDefinition } from "./op.ts";
 import { registerOps } from "./registry.ts";
-import { allDims, at, attr, elements, inferSame, inputOf, operand, outputOf, row, splitTogether } from "./shapes.ts";
+import {
+  allDims,
+  at,
+  attr,
+  elements,
+  inferSame,
+  inputOf,
+  operand,
+  outputOf,
+  row,
+  splitTogether,
+} from "./shapes.ts";
 
 const mul: OpDefinition = {
   name: "mul",
@@ -24,8 +35,15 @@ const mul: OpDefinition = {
 const add: OpDefinition = {
   name: "add",
   infer: (inputs) => inferSame("add", inputs),
-  gradient: (g) => [g.needs(0) ? g.outputGradient : undefined, g.needs(1) ? g.outputGradient : undefined],
-  strategies: (_inputs, y) => [row(["R", "R"], "R"), ...splitTogether(2, allDims(y)), row(["P", "P"], "P")],
+  gradient: (g) => [
+    g.needs(0) ? g.outputGradient : undefined,
+    g.needs(1) ? g.outputGradient : undefined,
+  ],
+  strategies: (_inputs, y) => [
+    row(["R", "R"], "R"),
+    ...splitTogether(2, allDims(y)),
+    row(["P", "P"], "P"),
+  ],
   flops: (_inputs, y) => elements(y.shape),
   reference: (call) => combine(call, (a, b) => a + b),
 };
@@ -37,7 +55,11 @@ const sub: OpDefinition = {
     g.needs(0) ? g.outputGradient : undefined,
     g.needs(1) ? g.emit("scale", [g.outputGradient], { factor: -1 }) : undefined,
   ],
-  strategies: (_inputs, y) => [row(["R", "R"], "R"), ...splitTogether(2, allDims(y)), row(["P", "P"], "P")],
+  strategies: (_inputs, y) => [
+    row(["R", "R"], "R"),
+    ...splitTogether(2, allDims(y)),
+    row(["P", "P"], "P"),
+  ],
   flops: (_inputs, y) => elements(y.shape),
   reference: (call) => combine(call, (a, b) => a - b),
 };
@@ -87,9 +109,13 @@ const identity: OpDefinition = {
   },
 };
 
-function combine(call: Parameters<OpDefinition["reference"]>[0], f: (a: number, b: number) => number): void {
+function combine(
+  call: Parameters<OpDefinition["reference"]>[0],
+  f: (a: number, b: number) => number,
+): void {
   const [a, b, y] = [inputOf(call, 0), inputOf(call, 1), outputOf(call)];
-  if (a.data.length !== b.data.length) throw new InternalError(`operands of ${a.data.length} and ${b.data.length} elements`);
+  if (a.data.length !== b.data.length)
+    throw new InternalError(`operands of ${a.data.length} and ${b.data.length} elements`);
   for (let i = 0; i < elements(y.shape); i++) y.data[i] = f(at(a.data, i), at(b.data, i));
 }
 

@@ -1,13 +1,28 @@
 import { shard } from "../../shared/mesh/placement.ts";
 import type { OpDefinition, ReferenceTensor, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
-import { allDims, at, attr, elements, inputOf, lastDim, operand, outputOf, row, rowCount, scalar } from "./shapes.ts";
+import {
+  allDims,
+  at,
+  attr,
+  elements,
+  inputOf,
+  lastDim,
+  operand,
+  outputOf,
+  row,
+  rowCount,
+  scalar,
+} from "./shapes.ts";
 
 /** Sum of squares, a float64 scalar. Never of a partial value: the square of a sum is not the sum of squares. */
 const sumSquares: OpDefinition = {
   name: "sumSquares",
   infer: () => scalar("float64"),
-  strategies: ([x]) => [row(["R"], "R"), ...allDims(operand([x], 0) as ValueType).map((d) => row([shard(d)], "P"))],
+  strategies: ([x]) => [
+    row(["R"], "R"),
+    ...allDims(operand([x], 0) as ValueType).map((d) => row([shard(d)], "P")),
+  ],
   flops: ([x]) => 2 * elements(x?.shape ?? []),
   reference(call) {
     const x = inputOf(call, 0);
@@ -25,7 +40,8 @@ const sumSquaresFromFactors: OpDefinition = {
   name: "sumSquaresFromFactors",
   infer: () => scalar("float64"),
   strategies: () => [],
-  flops: ([dy, x]) => 2 * rowCount(x?.shape ?? [0]) * (elements(dy?.shape ?? []) + elements(x?.shape ?? [])),
+  flops: ([dy, x]) =>
+    2 * rowCount(x?.shape ?? [0]) * (elements(dy?.shape ?? []) + elements(x?.shape ?? [])),
   reference(call) {
     const [dy, x] = [inputOf(call, 0), inputOf(call, 1)];
     const M = rowCount(x.shape);

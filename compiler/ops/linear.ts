@@ -2,7 +2,18 @@ import { InvalidArgumentError } from "../../shared/errors.ts";
 import { shard } from "../../shared/mesh/placement.ts";
 import type { OpDefinition, ReferenceCall, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
-import { at, elements, inputOf, lastDim, leadDims, operand, outputOf, row, rowCount, show } from "./shapes.ts";
+import {
+  at,
+  elements,
+  inputOf,
+  lastDim,
+  leadDims,
+  operand,
+  outputOf,
+  row,
+  rowCount,
+  show,
+} from "./shapes.ts";
 
 // Legend: M rows (product of leading dims), O out-features, I in-features; weights are [O, I] as in PyTorch.
 
@@ -166,7 +177,11 @@ const bias: OpDefinition = {
   // (P, P -> P) is left out: it would need the bias masked to one rank; layers add it after the reduction.
   strategies(_inputs, y) {
     const last = shard(y.shape.length - 1);
-    return [row(["R", "R"], "R"), ...leadDims(y).map((d) => row([shard(d), "R"], shard(d))), row([last, "S0"], last)];
+    return [
+      row(["R", "R"], "R"),
+      ...leadDims(y).map((d) => row([shard(d), "R"], shard(d))),
+      row([last, "S0"], last),
+    ];
   },
   flops: (_inputs, y) => elements(y.shape),
   reference(call) {

@@ -3,10 +3,24 @@ import type { Placement } from "../../shared/mesh/placement.ts";
 import { shard } from "../../shared/mesh/placement.ts";
 import type { OpDefinition, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
-import { allDims, at, attr, elements, inferSame, inputOf, operand, outputOf, row, scalar, splitTogether } from "./shapes.ts";
+import {
+  allDims,
+  at,
+  attr,
+  elements,
+  inferSame,
+  inputOf,
+  operand,
+  outputOf,
+  row,
+  scalar,
+  splitTogether,
+} from "./shapes.ts";
 
 const partialOverAnyDim = (count: number, type: ValueType | undefined) =>
-  allDims(operand([type], 0) as ValueType).map((d) => row(new Array<Placement>(count).fill(shard(d)), "P"));
+  allDims(operand([type], 0) as ValueType).map((d) =>
+    row(new Array<Placement>(count).fill(shard(d)), "P"),
+  );
 
 /** Scalar sum of all elements. */
 const sum: OpDefinition = {
@@ -61,7 +75,11 @@ const mseLoss: OpDefinition = {
   gradient: (g) => [
     g.needs(0) ? g.emit("mseLossGrad", [g.outputGradient, ...g.inputs], g.attrs) : undefined,
     g.needs(1)
-      ? g.emit("mseLossGrad", [g.outputGradient, operand(g.inputs, 1), operand(g.inputs, 0)], g.attrs)
+      ? g.emit(
+          "mseLossGrad",
+          [g.outputGradient, operand(g.inputs, 1), operand(g.inputs, 0)],
+          g.attrs,
+        )
       : undefined,
   ],
   strategies: ([x]) => [row(["R", "R"], "R"), ...partialOverAnyDim(2, x)],
@@ -87,7 +105,8 @@ const mseLossGrad: OpDefinition = {
   reference(call) {
     const [x, y, dx] = [inputOf(call, 1), inputOf(call, 2), outputOf(call)];
     const factor = (2 * at(inputOf(call, 0).data, 0)) / attr(call.attrs, "count");
-    for (let i = 0; i < elements(x.shape); i++) dx.data[i] = factor * (at(x.data, i) - at(y.data, i));
+    for (let i = 0; i < elements(x.shape); i++)
+      dx.data[i] = factor * (at(x.data, i) - at(y.data, i));
   },
 };
 

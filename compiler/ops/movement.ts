@@ -1,8 +1,18 @@
-import { axisSize } from "../../shared/mesh/mesh.ts";
 import { InternalError } from "../../shared/errors.ts";
+import { axisSize } from "../../shared/mesh/mesh.ts";
 import type { OpDefinition, ReferenceTensor, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
-import { allDims, at, attr, elements, inputOf, operand, outputOf, row, splitTogether } from "./shapes.ts";
+import {
+  allDims,
+  at,
+  attr,
+  elements,
+  inputOf,
+  operand,
+  outputOf,
+  row,
+  splitTogether,
+} from "./shapes.ts";
 
 // slice and mask are made by redistribution, so they have no strategies of their own.
 
@@ -16,7 +26,13 @@ const slice: OpDefinition = {
   flops: () => 0,
   reference(call) {
     const axis = attr(call.attrs, "axis");
-    copyPart(inputOf(call, 0), outputOf(call), attr(call.attrs, "dim"), operand(call.coordinates, axis), axisSize(call.mesh, axis));
+    copyPart(
+      inputOf(call, 0),
+      outputOf(call),
+      attr(call.attrs, "dim"),
+      operand(call.coordinates, axis),
+      axisSize(call.mesh, axis),
+    );
   },
 };
 
@@ -44,15 +60,28 @@ const takeRows: OpDefinition = {
   strategies: (_inputs, y) => [row(["R"], "R"), ...splitTogether(1, allDims(y))],
   flops: () => 0,
   reference(call) {
-    copyPart(inputOf(call, 0), outputOf(call), 0, call.scalars.microbatch, attr(call.attrs, "parts"));
+    copyPart(
+      inputOf(call, 0),
+      outputOf(call),
+      0,
+      call.scalars.microbatch,
+      attr(call.attrs, "parts"),
+    );
   },
 };
 
-function copyPart(x: ReferenceTensor, y: ReferenceTensor, dim: number, part: number, parts: number): void {
+function copyPart(
+  x: ReferenceTensor,
+  y: ReferenceTensor,
+  dim: number,
+  part: number,
+  parts: number,
+): void {
   const outer = elements(x.shape.slice(0, dim));
   const length = elements(x.shape.slice(dim)) / parts;
   for (let o = 0; o < outer; o++) {
-    for (let i = 0; i < length; i++) y.data[o * length + i] = at(x.data, (o * parts + part) * length + i);
+    for (let i = 0; i < length; i++)
+      y.data[o * length + i] = at(x.data, (o * parts + part) * length + i);
   }
 }
 
@@ -69,7 +98,10 @@ const splitBlocks: OpDefinition = {
     const parts = attr(call.attrs, "parts");
     const block = elements(blocks.shape.slice(1));
     for (let part = 0; part < parts; part++) {
-      const target = { data: blocks.data.subarray(part * block, (part + 1) * block), shape: blocks.shape.slice(1) };
+      const target = {
+        data: blocks.data.subarray(part * block, (part + 1) * block),
+        shape: blocks.shape.slice(1),
+      };
       copyPart(x, target, attr(call.attrs, "dim"), part, parts);
     }
   },
@@ -91,7 +123,10 @@ const joinBlocks: OpDefinition = {
     for (let part = 0; part < parts; part++) {
       for (let o = 0; o < outer; o++) {
         for (let i = 0; i < length; i++) {
-          y.data[(o * parts + part) * length + i] = at(blocks.data, (part * outer + o) * length + i);
+          y.data[(o * parts + part) * length + i] = at(
+            blocks.data,
+            (part * outer + o) * length + i,
+          );
         }
       }
     }
@@ -107,7 +142,8 @@ const accumulate: OpDefinition = {
   reference(call) {
     const [acc, x, y] = [inputOf(call, 0), inputOf(call, 1), outputOf(call)];
     const first = call.scalars.microbatch === 0;
-    for (let i = 0; i < elements(x.shape); i++) y.data[i] = (first ? 0 : at(acc.data, i)) + at(x.data, i);
+    for (let i = 0; i < elements(x.shape); i++)
+      y.data[i] = (first ? 0 : at(acc.data, i)) + at(x.data, i);
   },
 };
 

@@ -28,12 +28,15 @@ const adamwFromFactors: OpDefinition = {
   name: "adamwFromFactors",
   infer: ([, , w]) => operand([w], 0) as ValueType,
   strategies: () => [],
-  flops: ([dy], w) => (15 + 2 * (elements(dy?.shape ?? []) / (w.shape[0] ?? 1))) * elements(w.shape),
+  flops: ([dy], w) =>
+    (15 + 2 * (elements(dy?.shape ?? []) / (w.shape[0] ?? 1))) * elements(w.shape),
   inPlace: 2,
   alsoWrites: () => [3, 4],
   reference(call) {
     const factor = factorOf(call, 5);
-    forEachWeightGradient(call, (o, i, I, gradient) => adamwElement(call, o * I + i, gradient * factor));
+    forEachWeightGradient(call, (o, i, I, gradient) =>
+      adamwElement(call, o * I + i, gradient * factor),
+    );
   },
 };
 
@@ -61,7 +64,9 @@ const sgdFromFactors: OpDefinition = {
   alsoWrites: (attrs) => (attr(attrs, "hasMomentum") === 1 ? [3] : []),
   reference(call) {
     const factor = factorOf(call, 3 + attr(call.attrs, "hasMomentum"));
-    forEachWeightGradient(call, (o, i, I, gradient) => sgdElement(call, o * I + i, gradient * factor));
+    forEachWeightGradient(call, (o, i, I, gradient) =>
+      sgdElement(call, o * I + i, gradient * factor),
+    );
   },
 };
 

@@ -1,6 +1,13 @@
 import { InternalError, InvalidArgumentError } from "../../shared/errors.ts";
 import { type Placement, shard } from "../../shared/mesh/placement.ts";
-import type { Attrs, NumberArray, ReferenceCall, ReferenceTensor, StrategyRow, ValueType } from "./op.ts";
+import type {
+  Attrs,
+  NumberArray,
+  ReferenceCall,
+  ReferenceTensor,
+  StrategyRow,
+  ValueType,
+} from "./op.ts";
 
 export function elements(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
@@ -40,8 +47,10 @@ export function attr(attrs: Attrs, name: string): number {
 }
 
 /** Data of input or output `index` of a reference call. */
-export const inputOf = (call: ReferenceCall, index: number): ReferenceTensor => operand(call.inputs, index);
-export const outputOf = (call: ReferenceCall, index = 0): ReferenceTensor => operand(call.outputs, index);
+export const inputOf = (call: ReferenceCall, index: number): ReferenceTensor =>
+  operand(call.inputs, index);
+export const outputOf = (call: ReferenceCall, index = 0): ReferenceTensor =>
+  operand(call.outputs, index);
 
 /** Bounds are the loops' affair: every index used is below the array's length. */
 export const at = (data: NumberArray, index: number): number => data[index] as number;
@@ -51,7 +60,9 @@ export function inferSame(op: string, inputs: readonly ValueType[]): ValueType {
   const first = operand(inputs, 0);
   for (const other of inputs) {
     if (!sameShape(first.shape, other.shape)) {
-      throw new InvalidArgumentError(`${op}: shapes differ: ${show(first.shape)} and ${show(other.shape)}`);
+      throw new InvalidArgumentError(
+        `${op}: shapes differ: ${show(first.shape)} and ${show(other.shape)}`,
+      );
     }
     if (other.dtype !== first.dtype) {
       throw new InvalidArgumentError(`${op}: dtypes differ: ${first.dtype} and ${other.dtype}`);
@@ -62,10 +73,16 @@ export function inferSame(op: string, inputs: readonly ValueType[]): ValueType {
 
 /** Rows in which `count` operands and the output are split along the same dim. */
 export function splitTogether(count: number, dims: readonly number[]): StrategyRow[] {
-  return dims.map((dim) => ({ inputs: new Array<Placement>(count).fill(shard(dim)), output: shard(dim) }));
+  return dims.map((dim) => ({
+    inputs: new Array<Placement>(count).fill(shard(dim)),
+    output: shard(dim),
+  }));
 }
 
-export const row = (inputs: readonly Placement[], output: Placement): StrategyRow => ({ inputs, output });
+export const row = (inputs: readonly Placement[], output: Placement): StrategyRow => ({
+  inputs,
+  output,
+});
 
 export const allDims = (type: ValueType): number[] => type.shape.map((_, dim) => dim);
 export const leadDims = (type: ValueType): number[] => allDims(type).slice(0, -1);

@@ -65,7 +65,9 @@ function shorten(text: string): string {
 export function matchesPattern(pattern: string, layer: string): boolean {
   const wanted = pattern.split(".");
   const atoms = layer.split(".");
-  return wanted.length === atoms.length && wanted.every((glob, i) => matchesAtom(glob, atoms[i] ?? ""));
+  return (
+    wanted.length === atoms.length && wanted.every((glob, i) => matchesAtom(glob, atoms[i] ?? ""))
+  );
 }
 
 /** `*` any run of characters, `?` any one; remembers the last star only, so a hostile pattern costs no more than |glob| * |atom|. */

@@ -2,7 +2,9 @@ import { InvalidArgumentError } from "../../shared/errors.ts";
 import { didYouMean } from "../../shared/nearest.ts";
 
 /** A layout that a style option asks for; dims may count from the end (-1). */
-export type StyleLayout = { readonly kind: "replicate" } | { readonly kind: "shard"; readonly dim: number };
+export type StyleLayout =
+  | { readonly kind: "replicate" }
+  | { readonly kind: "shard"; readonly dim: number };
 
 export type StyleName = "colwise" | "rowwise" | "replicate";
 
@@ -23,7 +25,9 @@ export function parseStyle(text: string): Style {
   const name = match?.[1] ?? text.trim();
   if (match === null || !names.some((known) => known === name)) {
     if (laterNames.includes(name)) {
-      throw new InvalidArgumentError(`style "${name}" is for norm layers, which this version does not have`);
+      throw new InvalidArgumentError(
+        `style "${name}" is for norm layers, which this version does not have`,
+      );
     }
     const shown = name.length > 60 ? `${name.slice(0, 60)}...` : name;
     throw new InvalidArgumentError(
@@ -34,9 +38,12 @@ export function parseStyle(text: string): Style {
   for (const part of splitOptions(match[2] ?? "")) {
     const [key = "", value = ""] = part.split("=").map((s) => s.trim());
     if (key !== "input" && key !== "output") {
-      throw new InvalidArgumentError(`unknown option "${key.slice(0, 60)}" of style "${name}"; use input or output`);
+      throw new InvalidArgumentError(
+        `unknown option "${key.slice(0, 60)}" of style "${name}"; use input or output`,
+      );
     }
-    if (options.has(key)) throw new InvalidArgumentError(`option "${key}" of style "${name}" is given twice`);
+    if (options.has(key))
+      throw new InvalidArgumentError(`option "${key}" of style "${name}" is given twice`);
     options.set(key, parseLayout(value, `option "${key}" of style "${name}"`));
   }
   return { name: name as StyleName, input: options.get("input"), output: options.get("output") };
@@ -51,7 +58,9 @@ function parseLayout(text: string, where: string): StyleLayout {
   if (text === "replicate") return { kind: "replicate" };
   const match = /^shard\(\s*(-?\d{1,3})\s*\)$/.exec(text);
   if (match?.[1] === undefined) {
-    throw new InvalidArgumentError(`${where}: "${text.slice(0, 60)}" is no layout; use replicate or shard(DIM)`);
+    throw new InvalidArgumentError(
+      `${where}: "${text.slice(0, 60)}" is no layout; use replicate or shard(DIM)`,
+    );
   }
   return { kind: "shard", dim: Number(match[1]) };
 }

@@ -1,6 +1,6 @@
-import type { TrainingGraph } from "../ir/training-graph.ts";
 import { axisSize, type Mesh } from "../../shared/mesh/mesh.ts";
 import { isShard, shardDim } from "../../shared/mesh/placement.ts";
+import type { TrainingGraph } from "../ir/training-graph.ts";
 import { type Choice, chooseOnAxis } from "./choose.ts";
 import type { AxisPins } from "./pins.ts";
 
@@ -30,8 +30,10 @@ export function chooseOnAllAxes(
           let parts = 1;
           for (const other of open) {
             if (other === axis) continue;
-            const placement = chosen[other]?.[value]?.canonical ?? pins[other]?.fixed.get(value) ?? "R";
-            if (isShard(placement) && (dim === undefined || shardDim(placement) === dim)) parts *= axisSize(mesh, other);
+            const placement =
+              chosen[other]?.[value]?.canonical ?? pins[other]?.fixed.get(value) ?? "R";
+            if (isShard(placement) && (dim === undefined || shardDim(placement) === dim))
+              parts *= axisSize(mesh, other);
           }
           return parts;
         },

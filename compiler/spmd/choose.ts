@@ -1,11 +1,11 @@
+import { InternalError } from "../../shared/errors.ts";
+import { isShard, type Placement, shardDim } from "../../shared/mesh/placement.ts";
+import { dtypeBytes } from "../../shared/program/program.ts";
 import type { Node } from "../ir/graph.ts";
 import type { TrainingGraph } from "../ir/training-graph.ts";
 import type { StrategyRow } from "../ops/op.ts";
 import { opDefinition } from "../ops/registry.ts";
 import { elements } from "../ops/shapes.ts";
-import { InternalError } from "../../shared/errors.ts";
-import { isShard, type Placement, shardDim } from "../../shared/mesh/placement.ts";
-import { dtypeBytes } from "../../shared/program/program.ts";
 import type { AxisPins } from "./pins.ts";
 import { FLOPS_PER_BYTE, type MovedValue, movePrice } from "./price.ts";
 
@@ -75,10 +75,11 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
       node.type,
       node.attrs,
     );
-    const best =
-      cheapest(node, pin, rows, true) ?? cheapest(node, pin, rows, false);
+    const best = cheapest(node, pin, rows, true) ?? cheapest(node, pin, rows, false);
     if (best === undefined) {
-      throw new InternalError(`no strategy for %${node.id} ${node.op} (layer "${node.layer}", pin ${pin ?? "none"})`);
+      throw new InternalError(
+        `no strategy for %${node.id} ${node.op} (layer "${node.layer}", pin ${pin ?? "none"})`,
+      );
     }
     return best;
   }
@@ -93,7 +94,12 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
   }
 
   /** `keepWeights`: parameters compute where they are; without it (last resort) they may be moved like any value. */
-  function cheapest(node: Node, pin: Placement | undefined, rows: readonly StrategyRow[], keepWeights: boolean): Choice | undefined {
+  function cheapest(
+    node: Node,
+    pin: Placement | undefined,
+    rows: readonly StrategyRow[],
+    keepWeights: boolean,
+  ): Choice | undefined {
     const definition = opDefinition(node.op);
     let best: Choice | undefined;
     let bestCost = Number.POSITIVE_INFINITY;
@@ -107,11 +113,19 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
       node.inputs.forEach((input, k) => {
         const wanted = row.inputs[k] ?? "R";
         const have = copies[input] ?? [];
-        if (have.includes(wanted) || moved.some((j) => node.inputs[j] === input && row.inputs[j] === wanted)) return;
-        if (keepWeights && parameterOf.has(input) && definition.inPlace === undefined) offered = false;
-        const price = Math.min(...have.map((from) => movePrice(from, wanted, movedValue(input), size)));
+        if (
+          have.includes(wanted) ||
+          moved.some((j) => node.inputs[j] === input && row.inputs[j] === wanted)
+        )
+          return;
+        if (keepWeights && parameterOf.has(input) && definition.inPlace === undefined)
+          offered = false;
+        const price = Math.min(
+          ...have.map((from) => movePrice(from, wanted, movedValue(input), size)),
+        );
         const gathers = !have.includes("R");
-        if (gathers && !problem.exchangeFactors && definition.weightGradient === true) offered = false;
+        if (gathers && !problem.exchangeFactors && definition.weightGradient === true)
+          offered = false;
         cost += price;
         moves++;
         moved.push(k);
@@ -137,12 +151,17 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
     const inputs = node.inputs.map(canonical);
     const present = [...new Set(inputs)];
     const only = present[0];
-    if (present.length === 1 && only !== undefined) return { inputs, output: only, canonical: pin ?? only };
-    const targets: Placement[] = pin === undefined ? [...present.filter((p) => p !== "P"), "R"] : [pin];
+    if (present.length === 1 && only !== undefined)
+      return { inputs, output: only, canonical: pin ?? only };
+    const targets: Placement[] =
+      pin === undefined ? [...present.filter((p) => p !== "P"), "R"] : [pin];
     let best: Placement = "R";
     let bestCost = Number.POSITIVE_INFINITY;
     for (const target of targets) {
-      const cost = present.reduce((sum, from) => sum + movePrice(from, target, movedValue(node.id), size), 0);
+      const cost = present.reduce(
+        (sum, from) => sum + movePrice(from, target, movedValue(node.id), size),
+        0,
+      );
       if (cost < bestCost) [best, bestCost] = [target, cost];
     }
     return { inputs, output: best, canonical: best };
@@ -157,12 +176,16 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
     const kept = keptSums.get(node.id) ?? (sum === undefined ? undefined : keptSums.get(sum));
     if (kept !== undefined) {
       const target = pins.fixed.get(kept.pinned);
-      return target === undefined ? 0 : movePrice(output, target, movedValue(node.id), size) / kept.parts;
+      return target === undefined
+        ? 0
+        : movePrice(output, target, movedValue(node.id), size) / kept.parts;
     }
     if (sum === undefined) return 0;
     const target = pins.fixed.get(sum) ?? gradientPins.get(sum);
     const counts = output === "P" || pins.fixed.has(sum);
-    return target !== undefined && counts ? movePrice(output, target, movedValue(node.id), size) : 0;
+    return target !== undefined && counts
+      ? movePrice(output, target, movedValue(node.id), size)
+      : 0;
   }
 
   function computePrice(node: Node, row: StrategyRow): number {
@@ -171,13 +194,17 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
       node.type,
     );
     const split = row.inputs.some(isShard) ? size : 1;
-    const others = Math.max(problem.otherShards(node.id), ...node.inputs.map((i) => problem.otherShards(i)));
+    const others = Math.max(
+      problem.otherShards(node.id),
+      ...node.inputs.map((i) => problem.otherShards(i)),
+    );
     return flops / split / others / FLOPS_PER_BYTE;
   }
 
   function fits(node: Node, row: StrategyRow): boolean {
     return (
-      divides(node.id, row.output) && node.inputs.every((input, k) => divides(input, row.inputs[k] ?? "R"))
+      divides(node.id, row.output) &&
+      node.inputs.every((input, k) => divides(input, row.inputs[k] ?? "R"))
     );
   }
 

@@ -1,10 +1,10 @@
-import type { CompileRequest } from "../compile.ts";
-import { type MatchedStyle, matchStyles } from "../plan/match.ts";
-import type { StyleLayout } from "../plan/style.ts";
-import type { LinearLayer, TrainingGraph } from "../ir/training-graph.ts";
 import type { Fault } from "../../shared/errors.ts";
 import { axisSize } from "../../shared/mesh/mesh.ts";
 import { isShard, type Placement, shard, shardDim } from "../../shared/mesh/placement.ts";
+import type { CompileRequest } from "../compile.ts";
+import type { LinearLayer, TrainingGraph } from "../ir/training-graph.ts";
+import { type MatchedStyle, matchStyles } from "../plan/match.ts";
+import type { StyleLayout } from "../plan/style.ts";
 
 /** What is settled about values on one axis before anything is chosen. */
 export interface AxisPins {
@@ -18,7 +18,10 @@ export interface AxisPins {
 }
 
 /** Layers whose input a style wants in a layout of its own, on any axis. */
-export function layersWithInputLayout(request: CompileRequest, layers: readonly string[]): Set<string> {
+export function layersWithInputLayout(
+  request: CompileRequest,
+  layers: readonly string[],
+): Set<string> {
   const found = new Set<string>();
   for (const axis of request.axes) {
     for (const [layer, { style }] of matchStyles(axis.styles, layers, axis.stylesPath, [])) {
@@ -32,10 +35,16 @@ export function layersWithInputLayout(request: CompileRequest, layers: readonly 
  * Pins of every axis: parameters, state and updated parameters by style and state sharding, layer outputs by style,
  * inputs and the loss. Faults of the plan and of sizes that do not divide are added to `faults`.
  */
-export function pinAxes(request: CompileRequest, training: TrainingGraph, faults: Fault[]): AxisPins[] {
+export function pinAxes(
+  request: CompileRequest,
+  training: TrainingGraph,
+  faults: Fault[],
+): AxisPins[] {
   const { mesh } = request;
   const layerNames = training.layers.map((layer) => layer.path);
-  const styles = request.axes.map((axis) => matchStyles(axis.styles, layerNames, axis.stylesPath, faults));
+  const styles = request.axes.map((axis) =>
+    matchStyles(axis.styles, layerNames, axis.stylesPath, faults),
+  );
   const fixed = request.axes.map(() => new Map<number, Placement>());
   const follows = request.axes.map(() => new Map<number, number>());
 
@@ -53,7 +62,14 @@ export function pinAxes(request: CompileRequest, training: TrainingGraph, faults
     for (const square of training.squares) pin(square, "P");
     for (const parameter of training.parameters) pin(parameter.leaf, "R");
     for (const layer of training.layers) {
-      pinLayer(layer, styles[a]?.get(layer.path), size, role.stylesPath, pin, follows[a] ?? new Map());
+      pinLayer(
+        layer,
+        styles[a]?.get(layer.path),
+        size,
+        role.stylesPath,
+        pin,
+        follows[a] ?? new Map<number, number>(),
+      );
     }
     for (const parameter of training.parameters) {
       const compute = pins.get(parameter.leaf) ?? "R";
@@ -87,7 +103,8 @@ export function pinAxes(request: CompileRequest, training: TrainingGraph, faults
     for (const [dim, length] of shape.entries()) {
       let parts = size;
       fixed.forEach((pins, other) => {
-        if (other !== axis && shardDim(pins.get(leaf) ?? "R") === dim) parts *= axisSize(mesh, other);
+        if (other !== axis && shardDim(pins.get(leaf) ?? "R") === dim)
+          parts *= axisSize(mesh, other);
       });
       if (length % parts === 0) return shard(dim);
     }
@@ -103,7 +120,10 @@ export function pinAxes(request: CompileRequest, training: TrainingGraph, faults
     followsInput: Map<number, number>,
   ): void {
     const weight = training.parameters[training.parameterOf.get(layer.weight) ?? -1];
-    const bias = layer.bias === undefined ? undefined : training.parameters[training.parameterOf.get(layer.bias) ?? -1];
+    const bias =
+      layer.bias === undefined
+        ? undefined
+        : training.parameters[training.parameterOf.get(layer.bias) ?? -1];
     if (matched === undefined) {
       for (const call of layer.calls) followsInput.set(call.product, call.input);
       return;
@@ -124,7 +144,8 @@ export function pinAxes(request: CompileRequest, training: TrainingGraph, faults
     pin(bias?.leaf, style.name === "colwise" ? "S0" : "R");
     for (const call of layer.calls) {
       const rank = training.graph.node(call.product).type.shape.length;
-      const output = resolve(style.output, rank, path) ?? (style.name === "colwise" ? shard(rank - 1) : "R");
+      const output =
+        resolve(style.output, rank, path) ?? (style.name === "colwise" ? shard(rank - 1) : "R");
       // A colwise bias is split like the product's last dim and added before anything is gathered; a rowwise bias
       // is whole and added once, after the partial products are reduced.
       pin(call.product, style.name === "colwise" ? shard(rank - 1) : output);
@@ -140,20 +161,37 @@ export function pinAxes(request: CompileRequest, training: TrainingGraph, faults
     }
   }
 
-  function resolve(layout: StyleLayout | undefined, rank: number, path: string): Placement | undefined {
+  function resolve(
+    layout: StyleLayout | undefined,
+    rank: number,
+    path: string,
+  ): Placement | undefined {
     if (layout === undefined) return undefined;
     if (layout.kind === "replicate") return "R";
     const dim = layout.dim < 0 ? layout.dim + rank : layout.dim;
     if (dim >= 0 && dim < rank) return shard(dim);
-    faults.push({ path, message: `shard(${layout.dim}) of a tensor with ${rank} dims; use a dim from ${-rank} to ${rank - 1}` });
+    faults.push({
+      path,
+      message: `shard(${layout.dim}) of a tensor with ${rank} dims; use a dim from ${-rank} to ${rank - 1}`,
+    });
     return "R";
   }
 
-  function checkShard(placement: Placement, value: number, size: number, path: string, layer: string, what: string): void {
+  function checkShard(
+    placement: Placement,
+    value: number,
+    size: number,
+    path: string,
+    layer: string,
+    what: string,
+  ): void {
     if (!isShard(placement)) return;
     const { shape } = training.graph.node(value).type;
     const length = shape[shardDim(placement)] ?? 0;
-    const batchParts = shardDim(placement) === 0 ? request.axes.reduce((p, axis, b) => p * (axis.splitsBatch ? axisSize(mesh, b) : 1), 1) : 1;
+    const batchParts =
+      shardDim(placement) === 0
+        ? request.axes.reduce((p, axis, b) => p * (axis.splitsBatch ? axisSize(mesh, b) : 1), 1)
+        : 1;
     if (length % (size * batchParts) !== 0) {
       faults.push({
         path,

@@ -1,5 +1,5 @@
-import { isShard, type Placement, shardDim } from "../../shared/mesh/placement.ts";
 import { InternalError } from "../../shared/errors.ts";
+import { isShard, type Placement, shardDim } from "../../shared/mesh/placement.ts";
 
 /** What a collective costs beside its bytes, in bytes: at 1 GB/s about two microseconds. */
 const LATENCY_BYTES = 2048;

@@ -32,7 +32,8 @@ export function movesBetween(from: Layout, to: Layout): Move[] {
     if (now === target) return undefined;
     if (now === "R" && target === "P") return { kind: "mask", axis, from: now, to: target };
     if (now === "R") return { kind: "slice", axis, from: now, to: target };
-    if (now === "P") return { kind: target === "R" ? "allReduce" : "reduceScatter", axis, from: now, to: target };
+    if (now === "P")
+      return { kind: target === "R" ? "allReduce" : "reduceScatter", axis, from: now, to: target };
     return directly(axis, now, target)
       ? { kind: "allToAll", axis, from: now, to: target }
       : { kind: "allGather", axis, from: now, to: "R" };
@@ -44,7 +45,14 @@ export function movesBetween(from: Layout, to: Layout): Move[] {
       if (a === axis || (a > axis && other === wanted(a))) return true;
       return [other, wanted(a)].every((p) => p !== now && p !== target);
     });
-  const order: readonly Move["kind"][] = ["slice", "mask", "reduceScatter", "allReduce", "allToAll", "allGather"];
+  const order: readonly Move["kind"][] = [
+    "slice",
+    "mask",
+    "reduceScatter",
+    "allReduce",
+    "allToAll",
+    "allGather",
+  ];
 
   for (let guard = 0; guard <= 4 * from.length; guard++) {
     const open = current.map((_, axis) => candidate(axis)).filter((m) => m !== undefined);
@@ -73,21 +81,30 @@ export function movesBetween(from: Layout, to: Layout): Move[] {
     if (dim < 0) return false;
     return current.some(
       (now, outer) =>
-        outer > move.axis && now !== wanted(outer) && [now, wanted(outer)].some((p) => shardDim(p) === dim),
+        outer > move.axis &&
+        now !== wanted(outer) &&
+        [now, wanted(outer)].some((p) => shardDim(p) === dim),
     );
   }
 }
 
 /** Price of the moves in bytes received or sent, for picking the best copy to start from: `bytesOf(layout)` is a rank's part. */
-export function bytesMoved(from: Layout, moves: readonly Move[], size: (axis: number) => number, globalBytes: number): number {
+export function bytesMoved(
+  from: Layout,
+  moves: readonly Move[],
+  size: (axis: number) => number,
+  globalBytes: number,
+): number {
   const current = [...from];
   let total = 0;
   for (const move of moves) {
-    const local = globalBytes / current.reduce((parts, p, axis) => parts * (isShard(p) ? size(axis) : 1), 1);
+    const local =
+      globalBytes / current.reduce((parts, p, axis) => parts * (isShard(p) ? size(axis) : 1), 1);
     const n = size(move.axis);
     if (move.kind === "allGather") total += local * (n - 1);
     else if (move.kind === "allReduce") total += (2 * local * (n - 1)) / n;
-    else if (move.kind === "reduceScatter" || move.kind === "allToAll") total += (local * (n - 1)) / n;
+    else if (move.kind === "reduceScatter" || move.kind === "allToAll")
+      total += (local * (n - 1)) / n;
     else total += 1;
     current[move.axis] = move.to;
   }

@@ -24,8 +24,10 @@ export function estimateStep(program: Program): TimeEstimate {
   let communicationSeconds = 0;
   const add = (instructions: readonly Instruction[], times: number): void => {
     for (const instruction of instructions) {
-      if (instruction.kind === "compute") computeSeconds += times * computeTime(program, instruction);
-      else if (instruction.kind === "start") communicationSeconds += times * collectiveTime(program, instruction.collective);
+      if (instruction.kind === "compute")
+        computeSeconds += times * computeTime(program, instruction);
+      else if (instruction.kind === "start")
+        communicationSeconds += times * collectiveTime(program, instruction.collective);
     }
   };
   add(program.body, program.microbatches);
@@ -33,7 +35,10 @@ export function estimateStep(program: Program): TimeEstimate {
   return { computeSeconds, communicationSeconds };
 }
 
-function computeTime(program: Program, instruction: Extract<Instruction, { kind: "compute" }>): number {
+function computeTime(
+  program: Program,
+  instruction: Extract<Instruction, { kind: "compute" }>,
+): number {
   const typeOf = (index: number) => {
     const slot = program.slots[index];
     if (slot === undefined) throw new InternalError(`no slot ${index}`);
@@ -52,6 +57,14 @@ function collectiveTime(program: Program, index: number): number {
   const collective = program.collectives[index];
   if (collective === undefined) throw new InternalError(`no collective ${index}`);
   const group = collective.axes.reduce((n, axis) => n * (program.mesh.axes[axis]?.size ?? 1), 1);
-  const rounds = collective.algorithm === "direct" ? 1 : collective.op === "allReduce" ? 2 * (group - 1) : group - 1;
-  return collective.wireBytes / assumedRates.networkBytesPerSecond + rounds * assumedRates.networkLatencySeconds;
+  const rounds =
+    collective.algorithm === "direct"
+      ? 1
+      : collective.op === "allReduce"
+        ? 2 * (group - 1)
+        : group - 1;
+  return (
+    collective.wireBytes / assumedRates.networkBytesPerSecond +
+    rounds * assumedRates.networkLatencySeconds
+  );
 }

@@ -2,7 +2,12 @@ import { type CompileRequest, compile } from "../../compiler/compile.ts";
 import { feedForwardGraph, mlpGraph } from "../../models/built-in.ts";
 import { InvalidArgumentError } from "../../shared/errors.ts";
 import type { ForwardGraph } from "../../shared/graph/graph.ts";
-import type { JobSpec, ModelSpec, OptimizerChoice, ScheduleChoice } from "../../shared/job/job-spec.ts";
+import type {
+  JobSpec,
+  ModelSpec,
+  OptimizerChoice,
+  ScheduleChoice,
+} from "../../shared/job/job-spec.ts";
 import type { OptimizerSpec, ScheduleSpec } from "../../shared/program/program.ts";
 import type { MeshSizes } from "../job/job-state.ts";
 import type { JobPlan } from "../planner.ts";
@@ -19,13 +24,21 @@ export function planJob(spec: JobSpec, sizes: MeshSizes): JobPlan {
     program,
     notes,
     get report() {
-      return buildReport(program, notes, (smaller) => compile(compileRequest(spec, graph, smaller)).program);
+      return buildReport(
+        program,
+        notes,
+        (smaller) => compile(compileRequest(spec, graph, smaller)).program,
+      );
     },
   };
 }
 
 /** The job in the compiler's words: one axis splits the batch and shards state, the other carries the plan. */
-export function compileRequest(spec: JobSpec, graph: ForwardGraph, sizes: MeshSizes): CompileRequest {
+export function compileRequest(
+  spec: JobSpec,
+  graph: ForwardGraph,
+  sizes: MeshSizes,
+): CompileRequest {
   const ownPlan = Object.keys(spec.plan).length > 0;
   return {
     name: spec.name,
@@ -70,7 +83,8 @@ export function modelGraph(model: ModelSpec): ForwardGraph {
   throw new InvalidArgumentError([
     {
       path: "model.module",
-      message: "a server runs no model files; submit with `rankmesh job submit`, which traces the file and sends its graph",
+      message:
+        "a server runs no model files; submit with `rankmesh job submit`, which traces the file and sends its graph",
     },
   ]);
 }

@@ -37,7 +37,12 @@ export interface PlannedRank {
   readonly peakMemoryBytes: number;
   readonly memoryByKind: Readonly<Partial<Record<MemoryKind, number>>>;
   readonly collectiveBytesPerStep: number;
-  readonly shards: readonly { readonly name: string; readonly role: string; readonly layout: string; readonly intervals: readonly (readonly [number, number])[] }[];
+  readonly shards: readonly {
+    readonly name: string;
+    readonly role: string;
+    readonly layout: string;
+    readonly intervals: readonly (readonly [number, number])[];
+  }[];
 }
 
 export function buildReport(
@@ -46,7 +51,10 @@ export function buildReport(
   compileAt: (sizes: MeshSizes) => Program,
 ): PlanReport {
   const collectives = plannedCollectives(program);
-  const collectiveBytesPerStep = collectives.reduce((sum, c) => sum + c.wireBytes * c.timesPerStep, 0);
+  const collectiveBytesPerStep = collectives.reduce(
+    (sum, c) => sum + c.wireBytes * c.timesPerStep,
+    0,
+  );
   const estimate = estimateStep(program);
   const named = (numbers: readonly number[]): Record<string, number> =>
     Object.fromEntries(program.mesh.axes.map((axis, a) => [axis.name, numbers[a] ?? 0]));
@@ -60,19 +68,24 @@ export function buildReport(
     memoryByKind: program.memoryByKind,
     collectiveBytesPerStep,
     collectives,
-    ranks: Array.from({ length: worldSize(program.mesh) }, (_, rank): PlannedRank => ({
-      rank,
-      coordinates: named(coordinates(program.mesh, rank)),
-      peakMemoryBytes: program.arenaBytes,
-      memoryByKind: program.memoryByKind,
-      collectiveBytesPerStep,
-      shards: program.stored.map((tensor) => ({
-        name: tensor.name,
-        role: tensor.role,
-        layout: `(${tensor.layout.join(", ")})`,
-        intervals: shardIntervals(tensor.globalShape, tensor.layout, program.mesh, rank).map(({ start, end }) => [start, end] as const),
-      })),
-    })),
+    ranks: Array.from(
+      { length: worldSize(program.mesh) },
+      (_, rank): PlannedRank => ({
+        rank,
+        coordinates: named(coordinates(program.mesh, rank)),
+        peakMemoryBytes: program.arenaBytes,
+        memoryByKind: program.memoryByKind,
+        collectiveBytesPerStep,
+        shards: program.stored.map((tensor) => ({
+          name: tensor.name,
+          role: tensor.role,
+          layout: `(${tensor.layout.join(", ")})`,
+          intervals: shardIntervals(tensor.globalShape, tensor.layout, program.mesh, rank).map(
+            ({ start, end }) => [start, end] as const,
+          ),
+        })),
+      }),
+    ),
     estimate: { ...estimate, assumed: assumedRates },
     notes: [...notes, ...fasterWithFewer(program, estimate, compileAt)],
   };
@@ -98,7 +111,11 @@ function plannedCollectives(program: Program): PlannedCollective[] {
 }
 
 /** Small layers lose to communication: says so when half the ranks of the plan's axis would be faster. */
-function fasterWithFewer(program: Program, estimate: TimeEstimate, compileAt: (sizes: MeshSizes) => Program): string[] {
+function fasterWithFewer(
+  program: Program,
+  estimate: TimeEstimate,
+  compileAt: (sizes: MeshSizes) => Program,
+): string[] {
   const [data, tensor] = program.mesh.axes.map((axis) => axis.size);
   if (data === undefined || tensor === undefined || tensor < 2) return [];
   const seconds = (t: TimeEstimate): number => t.computeSeconds + t.communicationSeconds;
@@ -131,11 +148,18 @@ export function printReport(report: PlanReport): string {
   const lines: string[] = [];
   const ranks = report.ranks.length;
   const axes = Object.entries(report.mesh).map(([name, size]) => `${name} ${size}`);
-  lines.push(`${report.name}: ${report.parameters.toLocaleString("en-US")} parameters on ${ranks} rank${ranks === 1 ? "" : "s"} (${axes.join(" x ")})`);
-  lines.push("", `Memory of every rank: ${formatBytes(report.peakMemoryBytes)} at its peak (${report.peakMemoryBytes} bytes)`);
-  for (const [kind, bytes] of Object.entries(report.memoryByKind)) lines.push(`  ${kind.padEnd(12)} ${formatBytes(bytes).padStart(10)}`);
+  lines.push(
+    `${report.name}: ${report.parameters.toLocaleString("en-US")} parameters on ${ranks} rank${ranks === 1 ? "" : "s"} (${axes.join(" x ")})`,
+  );
+  lines.push(
+    "",
+    `Memory of every rank: ${formatBytes(report.peakMemoryBytes)} at its peak (${report.peakMemoryBytes} bytes)`,
+  );
+  for (const [kind, bytes] of Object.entries(report.memoryByKind))
+    lines.push(`  ${kind.padEnd(12)} ${formatBytes(bytes).padStart(10)}`);
   lines.push("", "Shards of parameters (rank: intervals)");
-  for (const { name, layout } of report.ranks[0]?.shards.filter((s) => s.role === "parameter") ?? []) {
+  for (const { name, layout } of report.ranks[0]?.shards.filter((s) => s.role === "parameter") ??
+    []) {
     const parts = report.ranks.map((r) => {
       const own = r.shards.find((s) => s.name === name && s.role === "parameter");
       return `${r.rank}: ${own?.intervals.map(([a, b]) => `[${a}, ${b})`).join(" x ") ?? ""}`;

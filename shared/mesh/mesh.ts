@@ -24,12 +24,9 @@ export function coordinates(mesh: Mesh, rank: number): number[] {
     coords[a] = rest % size;
     rest = Math.floor(rest / size);
   }
-  if (rest !== 0 || rank < 0) throw new InternalError(`rank ${rank} is outside a mesh of ${worldSize(mesh)}`);
+  if (rest !== 0 || rank < 0)
+    throw new InternalError(`rank ${rank} is outside a mesh of ${worldSize(mesh)}`);
   return coords;
-}
-
-export function rankAt(mesh: Mesh, coords: readonly number[]): number {
-  return mesh.axes.reduce((rank, axis, a) => rank * axis.size + (coords[a] ?? 0), 0);
 }
 
 export function axisSize(mesh: Mesh, axis: number): number {

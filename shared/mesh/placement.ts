@@ -38,7 +38,9 @@ export function localShape(globalShape: readonly number[], layout: Layout, mesh:
     const parts = axisSize(mesh, axis);
     const size = shape[dim];
     if (size === undefined || size % parts !== 0) {
-      throw new InternalError(`dim ${dim} of [${globalShape.join(", ")}] does not divide by ${parts}`);
+      throw new InternalError(
+        `dim ${dim} of [${globalShape.join(", ")}] does not divide by ${parts}`,
+      );
     }
     shape[dim] = size / parts;
   });
@@ -61,7 +63,8 @@ export function shardIntervals(
     const placement = layout[axis] ?? "R";
     if (!isShard(placement)) continue;
     const interval = intervals[shardDim(placement)];
-    if (interval === undefined) throw new InternalError(`placement ${placement} of a ${globalShape.length}-d tensor`);
+    if (interval === undefined)
+      throw new InternalError(`placement ${placement} of a ${globalShape.length}-d tensor`);
     const length = (interval.end - interval.start) / axisSize(mesh, axis);
     interval.start += length * (coords[axis] ?? 0);
     interval.end = interval.start + length;

@@ -1,4 +1,4 @@
-import { type Instruction, type Program, type Slot, dtypeBytes } from "./program.ts";
+import { dtypeBytes, type Instruction, type Program, type Slot } from "./program.ts";
 
 /**
  * A program as readable text, one line an instruction: what people read, golden tests pin and logs keep.
@@ -33,7 +33,8 @@ export function printProgram(program: Program): string {
 
   function section(name: string, instructions: readonly Instruction[], times: number): void {
     lines.push(times === 1 ? name : `${name} x ${times}`);
-    for (const instruction of instructions) lines.push(`  ${instructionText(program, instruction)}`);
+    for (const instruction of instructions)
+      lines.push(`  ${instructionText(program, instruction)}`);
   }
 }
 
@@ -41,7 +42,8 @@ export function printProgram(program: Program): string {
 export function sentBytes(program: Program): number {
   const of = (instructions: readonly Instruction[]): number =>
     instructions.reduce(
-      (sum, i) => sum + (i.kind === "start" ? (program.collectives[i.collective]?.wireBytes ?? 0) : 0),
+      (sum, i) =>
+        sum + (i.kind === "start" ? (program.collectives[i.collective]?.wireBytes ?? 0) : 0),
       0,
     );
   return program.microbatches * of(program.body) + of(program.epilogue);

@@ -1,5 +1,5 @@
-import type { Layout, Placement } from "../mesh/placement.ts";
 import type { Mesh } from "../mesh/mesh.ts";
+import type { Layout, Placement } from "../mesh/placement.ts";
 
 /**
  * What one rank runs each step: plain data, the same for all ranks. What differs between ranks (intervals,
@@ -147,4 +147,9 @@ export type OptimizerSpec =
 export type ScheduleSpec =
   | { readonly kind: "constant" }
   | { readonly kind: "linearWarmup"; readonly steps: number }
-  | { readonly kind: "cosine"; readonly warmupSteps: number; readonly minLr: number; readonly totalSteps: number };
+  | {
+      readonly kind: "cosine";
+      readonly warmupSteps: number;
+      readonly minLr: number;
+      readonly totalSteps: number;
+    };

@@ -49,7 +49,13 @@ export function requestOf(c: Case): CompileRequest {
     loss: c.loss ?? "sum",
     batchSize: c.batch ?? 6,
     microbatches: c.microbatches ?? 1,
-    optimizer: c.optimizer ?? { kind: "adamw", lr: 1e-2, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01 },
+    optimizer: c.optimizer ?? {
+      kind: "adamw",
+      lr: 1e-2,
+      betas: [0.9, 0.999],
+      eps: 1e-8,
+      weightDecay: 0.01,
+    },
     schedule: { kind: "constant" },
     clipGradNorm: c.clip ?? 0,
     reportGradNorm: c.norm ?? false,
@@ -65,7 +71,11 @@ export function feedForwardGraph(dim: number, hidden: number, front = false): Fo
   const x = front ? builder.linear("front", 0, dim) : 0;
   const a = builder.node("silu", [builder.linear("w1", x, hidden)], "");
   const h = builder.node("mul", [a, builder.linear("w3", x, hidden)], "");
-  return builder.build(builder.linear("w2", h, dim), { w1: "colwise", w3: "colwise", w2: "rowwise" });
+  return builder.build(builder.linear("w2", h, dim), {
+    w1: "colwise",
+    w3: "colwise",
+    w2: "rowwise",
+  });
 }
 
 /** Writes forward graphs by hand; `build` renumbers nodes behind the parameters. */
@@ -83,16 +93,30 @@ export class GraphBuilder {
   /** Values: 0 is the input, -1 - p is parameter p, 1 + n is node n. */
   linear(layer: string, x: number, out: number, bias = false): number {
     const into = this.widths.get(x) ?? 0;
-    this.parameters.push({ name: `${layer}.weight`, dims: [out, into], init: uniform(1 / Math.sqrt(into)) });
+    this.parameters.push({
+      name: `${layer}.weight`,
+      dims: [out, into],
+      init: uniform(1 / Math.sqrt(into)),
+    });
     let y = this.node("linear", [x, -this.parameters.length], layer, {}, out);
     if (bias) {
-      this.parameters.push({ name: `${layer}.bias`, dims: [out], init: uniform(1 / Math.sqrt(into)) });
+      this.parameters.push({
+        name: `${layer}.bias`,
+        dims: [out],
+        init: uniform(1 / Math.sqrt(into)),
+      });
       y = this.node("bias", [y, -this.parameters.length], layer, {}, out);
     }
     return y;
   }
 
-  node(op: string, inputs: readonly number[], layer: string, attrs: Record<string, number> = {}, width?: number): number {
+  node(
+    op: string,
+    inputs: readonly number[],
+    layer: string,
+    attrs: Record<string, number> = {},
+    width?: number,
+  ): number {
     this.nodes.push({ op, inputs, attrs, layer });
     const id = this.nodes.length;
     this.widths.set(id, width ?? this.widths.get(inputs[0] ?? 0) ?? 0);
@@ -145,7 +169,13 @@ export function compareWithOneDevice(c: Case, steps = 2): Comparison {
   const start = new Map(
     c.graph.parameters.map((p, i) => {
       const bound = p.init.kind === "uniform" ? p.init.bound : 1;
-      return [p.name, numbers(p.dims.reduce((a, b) => a * b, 1), i + 1).map((x) => x * bound)] as const;
+      return [
+        p.name,
+        numbers(
+          p.dims.reduce((a, b) => a * b, 1),
+          i + 1,
+        ).map((x) => x * bound),
+      ] as const;
     }),
   );
   const { program } = compile(request);
@@ -154,10 +184,23 @@ export function compareWithOneDevice(c: Case, steps = 2): Comparison {
   let lossError = 0;
   for (let s = 0; s < steps; s++) {
     const batch = new Map(
-      program.inputs.map((input, i) => [input.name, numbers(input.globalShape.reduce((a, b) => a * b, 1), 100 + 10 * s + i)] as const),
+      program.inputs.map(
+        (input, i) =>
+          [
+            input.name,
+            numbers(
+              input.globalShape.reduce((a, b) => a * b, 1),
+              100 + 10 * s + i,
+            ),
+          ] as const,
+      ),
     );
     const [want, got] = [device.runStep(batch), ranks.runStep(batch)];
-    lossError = Math.max(lossError, relative(got.loss, want.loss), relative(got.gradNorm ?? 0, want.gradNorm ?? 0));
+    lossError = Math.max(
+      lossError,
+      relative(got.loss, want.loss),
+      relative(got.gradNorm ?? 0, want.gradNorm ?? 0),
+    );
   }
   let updateError = 0;
   const unmoved: string[] = [];

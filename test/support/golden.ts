@@ -14,6 +14,7 @@ export function expectGolden(name: string, text: string): void {
     writeFileSync(path, text);
     return;
   }
-  if (!existsSync(path)) throw new Error(`no golden file test/golden/${name}; make it with UPDATE_GOLDEN=1 npm test`);
+  if (!existsSync(path))
+    throw new Error(`no golden file test/golden/${name}; make it with UPDATE_GOLDEN=1 npm test`);
   expect(text, `test/golden/${name}`).to.equal(readFileSync(path, "utf8"));
 }

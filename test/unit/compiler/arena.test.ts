@@ -18,7 +18,10 @@ describe("arena plan", () => {
           buffers.slice(0, i).forEach((b, j) => {
             if (a.end < b.start || b.end < a.start) return;
             const [otherFrom, otherTo] = [offsets[j] ?? -1, (offsets[j] ?? 0) + b.bytes];
-            expect(to <= otherFrom || otherTo <= from, `${i} [${from}, ${to}) and ${j} [${otherFrom}, ${otherTo})`).to.equal(true);
+            expect(
+              to <= otherFrom || otherTo <= from,
+              `${i} [${from}, ${to}) and ${j} [${otherFrom}, ${otherTo})`,
+            ).to.equal(true);
           });
         });
       }),
@@ -27,7 +30,10 @@ describe("arena plan", () => {
   });
 
   it("reaches the sum of what lives at one time for buffers of one size", () => {
-    const chain = Array.from({ length: 20 }, (_, i): LiveBuffer => ({ bytes: 1024, start: i, end: i + 1 }));
+    const chain = Array.from(
+      { length: 20 },
+      (_, i): LiveBuffer => ({ bytes: 1024, start: i, end: i + 1 }),
+    );
     expect(planArena(chain).bytes).to.equal(2 * 1024);
   });
 

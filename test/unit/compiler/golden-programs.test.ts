@@ -1,13 +1,19 @@
 import { expect } from "chai";
 import { compile } from "../../../compiler/compile.ts";
-import type { Program } from "../../../shared/program/program.ts";
 import { printProgram, sentBytes } from "../../../shared/program/print.ts";
-import { type Case, feedForwardGraph, GraphBuilder, requestOf } from "../../support/compile-cases.ts";
+import type { Program } from "../../../shared/program/program.ts";
+import {
+  type Case,
+  feedForwardGraph,
+  GraphBuilder,
+  requestOf,
+} from "../../support/compile-cases.ts";
 import { expectGolden } from "../../support/golden.ts";
 
 const KiB = 1024;
 const programOf = (c: Case): Program => compile(requestOf(c)).program;
-const inPhase = (program: Program, phase: string) => program.collectives.filter((c) => c.phase === phase);
+const inPhase = (program: Program, phase: string) =>
+  program.collectives.filter((c) => c.phase === phase);
 const seed = (c: Partial<Case>): Case => ({ graph: feedForwardGraph(8192, 8192), batch: 8, ...c });
 
 /** Two feed-forward blocks in a row. */
@@ -28,7 +34,9 @@ function twoBlocks(dim: number, hidden: number) {
 describe("golden programs", () => {
   it("the reference program at tensorParallel 2 reduces 256 KiB once, in the forward pass", () => {
     const program = programOf(seed({ tp: 2 }));
-    expect(inPhase(program, "forward").map((c) => [c.op, c.payloadBytes])).to.deep.equal([["allReduce", 256 * KiB]]);
+    expect(inPhase(program, "forward").map((c) => [c.op, c.payloadBytes])).to.deep.equal([
+      ["allReduce", 256 * KiB],
+    ]);
     expect(inPhase(program, "backward")).to.deep.equal([]);
     expect(sentBytes(program)).to.equal(262_144);
     expectGolden("programs/feedforward-tp2.txt", printProgram(program));
@@ -37,13 +45,18 @@ describe("golden programs", () => {
   it("a trainable layer in front costs one reduction of its output's gradient, shared by w1 and w3", () => {
     const program = programOf(seed({ graph: feedForwardGraph(8192, 8192, true), tp: 2 }));
     expect(inPhase(program, "forward")).to.have.length(1);
-    expect(inPhase(program, "backward").map((c) => [c.op, c.payloadBytes])).to.deep.equal([["allReduce", 256 * KiB]]);
+    expect(inPhase(program, "backward").map((c) => [c.op, c.payloadBytes])).to.deep.equal([
+      ["allReduce", 256 * KiB],
+    ]);
     expectGolden("programs/feedforward-front-tp2.txt", printProgram(program));
   });
 
   it("two blocks at tensorParallel 2 reduce twice forward and once backward", () => {
     const program = programOf(seed({ graph: twoBlocks(8192, 8192), tp: 2 }));
-    expect(inPhase(program, "forward").map((c) => c.payloadBytes)).to.deep.equal([256 * KiB, 256 * KiB]);
+    expect(inPhase(program, "forward").map((c) => c.payloadBytes)).to.deep.equal([
+      256 * KiB,
+      256 * KiB,
+    ]);
     expect(inPhase(program, "backward").map((c) => c.payloadBytes)).to.deep.equal([256 * KiB]);
     expect(sentBytes(program)).to.equal(786_432);
     expectGolden("programs/two-blocks-tp2.txt", printProgram(program));
@@ -70,9 +83,16 @@ describe("golden programs", () => {
     expect(printProgram(programOf(c))).to.equal(printProgram(programOf(c)));
   });
 
-  for (const [ranks, floor] of [[1, 2.416e9], [2, 1.208e9], [4, 0.604e9], [8, 0.302e9]] as const) {
+  for (const [ranks, floor] of [
+    [1, 2.416e9],
+    [2, 1.208e9],
+    [4, 0.604e9],
+    [8, 0.302e9],
+  ] as const) {
     it(`the arena of the reference program at ${ranks} ranks is within 2% of weights and moments`, () => {
-      expect(programOf(seed({ tp: ranks })).arenaBytes).to.be.at.most(1.02 * floor + 4 * 1024 * KiB);
+      expect(programOf(seed({ tp: ranks })).arenaBytes).to.be.at.most(
+        1.02 * floor + 4 * 1024 * KiB,
+      );
     });
   }
 });

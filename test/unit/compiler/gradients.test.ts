@@ -25,12 +25,26 @@ const models: Readonly<Record<string, ForwardGraph>> = {
 };
 
 /** Loss of one step from the given parameters, and the parameters after it. */
-function step(c: Case, parameters: ReadonlyMap<string, Float64Array>): { loss: number; after: (name: string) => Float64Array } {
+function step(
+  c: Case,
+  parameters: ReadonlyMap<string, Float64Array>,
+): { loss: number; after: (name: string) => Float64Array } {
   const request = requestOf(c);
   const training = trace(request, []);
   if (training === undefined) throw new Error("does not trace");
   const device = new OneDevice(request, training, parameters);
-  const batch = new Map(training.inputs.map(({ name, leaf }, i) => [name, numbers(training.graph.node(leaf).type.shape.reduce((a, b) => a * b, 1), 50 + i)] as const));
+  const batch = new Map(
+    training.inputs.map(
+      ({ name, leaf }, i) =>
+        [
+          name,
+          numbers(
+            training.graph.node(leaf).type.shape.reduce((a, b) => a * b, 1),
+            50 + i,
+          ),
+        ] as const,
+    ),
+  );
   return { loss: device.runStep(batch).loss, after: (name) => device.parameter(name) };
 }
 
@@ -40,17 +54,34 @@ describe("gradients", () => {
       it(`of a model with ${name} and loss ${loss} are its central differences`, () => {
         // With plain SGD at lr 1 the update is the gradient.
         const c: Case = { graph, loss, batch: 2, optimizer: { kind: "sgd", lr: 1, momentum: 0 } };
-        const start = new Map(graph.parameters.map((p, i) => [p.name, numbers(p.dims.reduce((a, b) => a * b, 1), i + 1)] as const));
+        const start = new Map(
+          graph.parameters.map(
+            (p, i) =>
+              [
+                p.name,
+                numbers(
+                  p.dims.reduce((a, b) => a * b, 1),
+                  i + 1,
+                ),
+              ] as const,
+          ),
+        );
         const { after } = step(c, start);
         for (const [parameter, values] of start) {
           values.forEach((value, i) => {
             const moved = (by: number): number => {
-              const changed = new Map(start).set(parameter, values.map((v, j) => (j === i ? v + by : v)));
+              const changed = new Map(start).set(
+                parameter,
+                values.map((v, j) => (j === i ? v + by : v)),
+              );
               return step(c, changed).loss;
             };
             const difference = (moved(STEP) - moved(-STEP)) / (2 * STEP);
             const gradient = value - (after(parameter)[i] ?? Number.NaN);
-            expect(gradient, `${parameter}[${i}]`).to.be.closeTo(difference, GRADIENT_TOL * Math.max(1, Math.abs(difference)));
+            expect(gradient, `${parameter}[${i}]`).to.be.closeTo(
+              difference,
+              GRADIENT_TOL * Math.max(1, Math.abs(difference)),
+            );
           });
         }
       });

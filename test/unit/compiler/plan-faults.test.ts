@@ -3,13 +3,19 @@ import { compile } from "../../../compiler/compile.ts";
 import { matchesPattern } from "../../../compiler/plan/match.ts";
 import { parseStyle } from "../../../compiler/plan/style.ts";
 import { InvalidArgumentError } from "../../../shared/errors.ts";
-import { type Case, feedForwardGraph, GraphBuilder, requestOf } from "../../support/compile-cases.ts";
+import {
+  type Case,
+  feedForwardGraph,
+  GraphBuilder,
+  requestOf,
+} from "../../support/compile-cases.ts";
 
 function faultsOf(c: Case): string[] {
   try {
     compile(requestOf(c));
   } catch (error) {
-    if (error instanceof InvalidArgumentError) return error.faults.map((f) => `${f.path}: ${f.message}`);
+    if (error instanceof InvalidArgumentError)
+      return error.faults.map((f) => `${f.path}: ${f.message}`);
     throw error;
   }
   return [];
@@ -19,7 +25,9 @@ const graph = feedForwardGraph(48, 80);
 
 describe("plan faults", () => {
   it("name the nearest layers for a pattern that matches none", () => {
-    expect(faultsOf({ graph, tp: 2, plan: { w4: "colwise" } })[0]).to.match(/^plan\["w4"\]: matches no layer; nearest: "w1"/);
+    expect(faultsOf({ graph, tp: 2, plan: { w4: "colwise" } })[0]).to.match(
+      /^plan\["w4"\]: matches no layer; nearest: "w1"/,
+    );
   });
 
   it("name both patterns that match a layer", () => {
@@ -28,30 +36,49 @@ describe("plan faults", () => {
   });
 
   it("name the nearest style", () => {
-    expect(faultsOf({ graph, tp: 2, plan: { w1: "colwize" } })[0]).to.match(/unknown style "colwize".*did you mean "colwise"/);
+    expect(faultsOf({ graph, tp: 2, plan: { w1: "colwize" } })[0]).to.match(
+      /unknown style "colwize".*did you mean "colwise"/,
+    );
   });
 
   it("give numbers and sizes that work when features do not divide", () => {
     const faults = faultsOf({ graph, tp: 3 });
     expect(faults).to.have.length(3);
-    expect(faults[0]).to.match(/colwise "w1": 80 out-features are not divisible by 3 ranks; use 2, 4, 5, 8, 10, 16, 20 or 40 ranks, or a multiple of 3/);
+    expect(faults[0]).to.match(
+      /colwise "w1": 80 out-features are not divisible by 3 ranks; use 2, 4, 5, 8, 10, 16, 20 or 40 ranks, or a multiple of 3/,
+    );
     expect(faults[2]).to.match(/rowwise "w2": 80 in-features/);
   });
 
   it("come all at once: batch, pattern, style and size", () => {
-    const faults = faultsOf({ graph, dp: 2, tp: 3, batch: 7, plan: { w1: "colwise", nope: "rowwise", w2: "row" } });
-    expect(faults.map((f) => f.split(":")[0])).to.have.members(["data.batchSize", 'plan["nope"]', 'plan["w2"]', 'plan["w1"]']);
+    const faults = faultsOf({
+      graph,
+      dp: 2,
+      tp: 3,
+      batch: 7,
+      plan: { w1: "colwise", nope: "rowwise", w2: "row" },
+    });
+    expect(faults.map((f) => f.split(":")[0])).to.have.members([
+      "data.batchSize",
+      'plan["nope"]',
+      'plan["w2"]',
+      'plan["w1"]',
+    ]);
   });
 
   it("say what a module that only holds layers is", () => {
     const builder = new GraphBuilder([12]);
     const nested = builder.build(builder.linear("blocks.0.fc", 0, 12));
-    expect(faultsOf({ graph: nested, tp: 2, plan: { "blocks.0": "colwise" } })[0]).to.match(/holds some; name them: blocks.0.fc/);
+    expect(faultsOf({ graph: nested, tp: 2, plan: { "blocks.0": "colwise" } })[0]).to.match(
+      /holds some; name them: blocks.0.fc/,
+    );
   });
 
   it("name module, op and shapes of a graph that does not fit", () => {
     const bad = { ...graph, parameters: graph.parameters.map((p) => ({ ...p, dims: [80, 47] })) };
-    expect(faultsOf({ graph: bad })[0]).to.match(/layer "w1", op linear: .*\[6, 48\] x weight \[80, 47\]/);
+    expect(faultsOf({ graph: bad })[0]).to.match(
+      /layer "w1", op linear: .*\[6, 48\] x weight \[80, 47\]/,
+    );
   });
 
   it("refuse an op that is not a model's", () => {
@@ -69,9 +96,21 @@ describe("style strings", () => {
     });
   });
 
-  for (const text of ["", "colwise(", "colwise(output)", "colwise(output=shard)", "colwise(in=replicate)", "colwise(output=replicate,output=replicate)", "sequence", "x".repeat(1e6)]) {
+  for (const text of [
+    "",
+    "colwise(",
+    "colwise(output)",
+    "colwise(output=shard)",
+    "colwise(in=replicate)",
+    "colwise(output=replicate,output=replicate)",
+    "sequence",
+    "x".repeat(1e6),
+  ]) {
     it(`refuse ${JSON.stringify(text.slice(0, 50))} with a short message`, () => {
-      expect(() => parseStyle(text)).to.throw(InvalidArgumentError).with.property("message").that.has.length.below(200);
+      expect(() => parseStyle(text))
+        .to.throw(InvalidArgumentError)
+        .with.property("message")
+        .that.has.length.below(200);
     });
   }
 });

@@ -1,7 +1,12 @@
 import { expect } from "chai";
 import fc from "fast-check";
 import type { ForwardGraph } from "../../../shared/graph/graph.ts";
-import { type Case, compareWithOneDevice, feedForwardGraph, GraphBuilder } from "../../support/compile-cases.ts";
+import {
+  type Case,
+  compareWithOneDevice,
+  feedForwardGraph,
+  GraphBuilder,
+} from "../../support/compile-cases.ts";
 
 /** float64 on both sides: what is left is the order of sums, amplified by AdamW's division by small roots. */
 const LOSS_TOL = 1e-9;
@@ -15,20 +20,41 @@ function expectEqual(c: Case): void {
   expect(result.replicasEqual, "replicas bit-equal").to.equal(true);
 }
 
-const meshes = [[1, 2], [1, 4], [2, 1], [3, 1], [2, 2], [3, 2], [2, 4]] as const;
+const meshes = [
+  [1, 2],
+  [1, 4],
+  [2, 1],
+  [3, 1],
+  [2, 2],
+  [3, 2],
+  [2, 4],
+] as const;
 
 describe("a program equals one device", () => {
   for (const [dp, tp] of meshes) {
-    for (const sharding of dp === 1 ? (["none"] as const) : (["none", "optimizer", "full"] as const)) {
+    for (const sharding of dp === 1
+      ? (["none"] as const)
+      : (["none", "optimizer", "full"] as const)) {
       for (const exchangeFactors of dp === 1 ? [true] : [true, false]) {
         const gradients = exchangeFactors ? "factors exchanged" : "gradients reduced";
         it(`at ${dp} x ${tp}, sharding ${sharding}, ${gradients}: plain, clipped, accumulated, mse with norm`, () => {
-          const base: Case = { graph: feedForwardGraph(12, 24, true), dp, tp, sharding, exchangeFactors };
+          const base: Case = {
+            graph: feedForwardGraph(12, 24, true),
+            dp,
+            tp,
+            sharding,
+            exchangeFactors,
+          };
           expectEqual(base);
           expectEqual({ ...base, clip: 0.5 });
           expectEqual({ ...base, microbatches: 2, batch: 12, clip: 0.5 });
           expectEqual({ ...base, loss: "mse", norm: true });
-          expectEqual({ ...base, loss: "mean", optimizer: { kind: "sgd", lr: 0.1, momentum: 0.9 }, clip: 0.1 });
+          expectEqual({
+            ...base,
+            loss: "mean",
+            optimizer: { kind: "sgd", lr: 0.1, momentum: 0.9 },
+            clip: 0.1,
+          });
         });
       }
     }
@@ -45,14 +71,27 @@ describe("a program equals one device", () => {
   ] as const) {
     it(`under the plan ${JSON.stringify(plan)} at 1 x 2, 2 x 2 and 3 x 2`, () => {
       for (const dp of [1, 2, 3]) {
-        expectEqual({ graph: feedForwardGraph(12, 24, true), dp, tp: 2, plan, sharding: dp === 2 ? "full" : "none" });
+        expectEqual({
+          graph: feedForwardGraph(12, 24, true),
+          dp,
+          tp: 2,
+          plan,
+          sharding: dp === 2 ? "full" : "none",
+        });
       }
     });
   }
 
   it("with more rows than an update sums per element (tiles), clipped and not", () => {
     for (const clip of [0, 0.5]) {
-      expectEqual({ graph: feedForwardGraph(12, 24), dp: 2, tp: 2, batch: 80, clip, sharding: "optimizer" });
+      expectEqual({
+        graph: feedForwardGraph(12, 24),
+        dp: 2,
+        tp: 2,
+        batch: 80,
+        clip,
+        sharding: "optimizer",
+      });
     }
   });
 
@@ -65,8 +104,16 @@ describe("a program equals one device", () => {
 });
 
 const styles = [
-  undefined, "colwise", "rowwise", "replicate", "colwise(output=replicate)", "rowwise(input=replicate)",
-  "rowwise(output=shard(1))", "rowwise(output=shard(0))", "colwise(output=shard(0))", "colwise(input=shard(0))",
+  undefined,
+  "colwise",
+  "rowwise",
+  "replicate",
+  "colwise(output=replicate)",
+  "rowwise(input=replicate)",
+  "rowwise(output=shard(1))",
+  "rowwise(output=shard(0))",
+  "colwise(output=shard(0))",
+  "colwise(input=shard(0))",
 ] as const;
 const activations = ["silu", "relu", "gelu", "tanh", "sigmoid", "identity"] as const;
 
@@ -96,7 +143,13 @@ function randomCase(): fc.Arbitrary<Case> {
 }
 
 function randomModel(
-  layers: readonly { width: number; bias: boolean; activation: string; residual: boolean; style: string | undefined }[],
+  layers: readonly {
+    width: number;
+    bias: boolean;
+    activation: string;
+    residual: boolean;
+    style: string | undefined;
+  }[],
 ): { graph: ForwardGraph; plan: Record<string, string> } {
   const builder = new GraphBuilder([12]);
   const plan: Record<string, string> = {};
@@ -104,7 +157,8 @@ function randomModel(
   layers.forEach(({ width, bias, activation, residual, style }, i) => {
     const before = x;
     x = builder.node(activation, [builder.linear(`l${i}`, x, width, bias)], "");
-    if (residual && before !== 0 && builder.width(before) === width) x = builder.node("add", [before, x], "");
+    if (residual && before !== 0 && builder.width(before) === width)
+      x = builder.node("add", [before, x], "");
     if (style !== undefined) plan[`l${i}`] = style;
   });
   return { graph: builder.build(x), plan };
