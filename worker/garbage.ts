@@ -25,6 +25,14 @@ export class BufferGarbage {
   }
 }
 
+/**
+ * Stops the main thread's young generation from growing to its usual 32 MB of address space, most of it resident. A
+ * new thread resets it, so it is said again after each.
+ */
+export function keepYoungGenerationSmall(): void {
+  setFlagsFromString("--semi-space-growth-factor=1");
+}
+
 /** Node's own hook into its collector. Without it, buffers are collected when Node sees fit. */
 function minorCollection(): () => void {
   setFlagsFromString("--expose-gc");

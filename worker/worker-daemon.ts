@@ -8,7 +8,7 @@ import { CollectiveHub } from "./collective/collective-hub.ts";
 import { collectiveService } from "./collective/collective-service.ts";
 import { BACKEND_MODULE, loadBackend } from "./compute/backend-loader.ts";
 import { Deferred } from "./deferred.ts";
-import { BufferGarbage } from "./garbage.ts";
+import { BufferGarbage, keepYoungGenerationSmall } from "./garbage.ts";
 import { openGrpcRing } from "./grpc-ring.ts";
 import { serveHttp } from "./http-server.ts";
 import { WorkerMetrics } from "./metrics.ts";
@@ -62,6 +62,7 @@ export interface WorkerHandle {
  */
 export async function startWorker(options: WorkerOptions): Promise<WorkerHandle> {
   const { logger } = options;
+  keepYoungGenerationSmall();
   parseHostPort(options.coordinator, "coordinator");
   const listen = parseHostPort(options.listen ?? "127.0.0.1:0", "listen");
   const httpAt = parseHostPort(options.http ?? "127.0.0.1:0", "http");

@@ -3,6 +3,7 @@ import koffi from "koffi";
 import { InternalError } from "../../shared/errors.ts";
 import { dtypeBytes, type Program, type Slot } from "../../shared/program/program.ts";
 import type { CollectiveBuffers } from "../collective/collective.ts";
+import { keepYoungGenerationSmall } from "../garbage.ts";
 import type { BackendChoice } from "./backend-loader.ts";
 import { BatchRing } from "./batch-ring.ts";
 import { ControlBlock } from "./control-block.ts";
@@ -102,6 +103,7 @@ export class ComputeProxy {
   async load(): Promise<{ readonly device: string; readonly memory: MemoryReport }> {
     const reply = await this.#expect();
     if (typeof reply === "number" || reply.kind !== "loaded") throw unexpected(reply, "loaded");
+    keepYoungGenerationSmall();
     this.#views = collectiveViews(this.#options.program, reply.addresses);
     return { device: reply.device, memory: reply.memory };
   }
