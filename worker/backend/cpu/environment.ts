@@ -9,8 +9,8 @@ const DEFAULTS: Readonly<Record<string, string>> = {
 };
 
 /**
- * Sets the process's environment for the native libraries. Call it on the main thread before any backend is made:
- * a worker thread's `process.env` is a copy that no library sees.
+ * Sets the process's environment for the native libraries. It works on the main thread only, before a BLAS is
+ * loaded: a worker thread's `process.env` is a copy that no library sees.
  */
 export function prepareNativeEnvironment(): void {
   for (const [name, value] of Object.entries(DEFAULTS)) process.env[name] ??= value;

@@ -1,8 +1,10 @@
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { isMainThread } from "node:worker_threads";
 import koffi, { type LibraryHandle } from "koffi";
 import { FailedPreconditionError } from "../../../shared/errors.ts";
+import { prepareNativeEnvironment } from "./environment.ts";
 import { bindKernels, type Kernels } from "./kernels.ts";
 import { prepareKoffi } from "./koffi-setup.ts";
 
@@ -32,6 +34,7 @@ export function openCpuLibrary(maxLevel = 4): CpuLibrary {
 }
 
 function open(maxLevel: number): CpuLibrary {
+  if (isMainThread) prepareNativeEnvironment();
   prepareKoffi();
   const baseline = fileURLToPath(new URL(`${NAME}.so`, FOLDER));
   const level = (load(baseline).func("rm_cpu_level", "int", []) as () => number)();
