@@ -4,6 +4,7 @@ import { isTerminal, type Job } from "../client/job-types.ts";
 import { RankmeshError } from "../shared/errors.ts";
 import type { JobSpecInput } from "../shared/job/job-spec.ts";
 import { followJob } from "./follow-job.ts";
+import { plural } from "./format.ts";
 import { type LocalCluster, startLocalCluster } from "./local-cluster.ts";
 import { threadsPerRank } from "./machine.ts";
 import { Progress, type ProgressStream } from "./progress.ts";
@@ -35,29 +36,25 @@ const CANCEL_TIMEOUT_MS = 10_000;
  * @returns the ended job
  */
 export async function runEmbeddedJob(options: EmbeddedJobOptions): Promise<Job> {
-  const cluster = await startLocalCluster({
-    ranks: options.ranks,
-    backend: options.backend,
-    threads: threadsPerRank(options.ranks),
-    folder: options.folder,
-    verbose: options.verbose,
-    signal: options.signal,
+  const { stderr: stream, title, steps, ranks, backend, folder, verbose, signal } = options;
+  const progress = new Progress({ stream, title, steps }).start();
+  progress.status(`starting ${plural(ranks, "worker")}`);
+  const threads = threadsPerRank(ranks);
+  const starting = startLocalCluster({ ranks, backend, threads, folder, verbose, signal });
+  const cluster = await starting.catch((error: unknown) => {
+    progress.end();
+    throw error;
   });
   try {
-    const handle = await cluster.client.submit(options.spec, { signal: options.signal });
-    const { stderr: stream, title, steps } = options;
-    const progress = new Progress({ stream, title, steps });
+    const handle = await cluster.client.submit(options.spec, { signal });
     try {
-      return await Promise.race([
-        followJob(handle, progress, options.signal),
-        lossUnnoticed(cluster),
-      ]);
+      return await Promise.race([followJob(handle, progress, signal), lossUnnoticed(cluster)]);
     } catch (error) {
-      progress.end();
-      if (!options.signal.aborted) throw error;
+      if (!signal.aborted) throw error;
       return await cancelAndWait(handle);
     }
   } finally {
+    progress.end();
     await cluster.stop();
   }
 }

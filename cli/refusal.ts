@@ -1,5 +1,6 @@
 import { type Fault, InvalidArgumentError, RankmeshError } from "../shared/errors.ts";
 import { ExitRequest } from "./exit-codes.ts";
+import { Interrupted } from "./interrupt.ts";
 import { refusedJobResult } from "./job-result.ts";
 import { writeJsonFile } from "./output-file.ts";
 
@@ -34,7 +35,15 @@ export async function withRefusalsWritten(
   try {
     await body(refusal);
   } catch (error) {
-    // An ExitRequest comes after the job's own result was written.
+    if (path !== undefined && error instanceof Interrupted && refusal.jobId === null) {
+      // Interrupted before there was a job.
+      await writeJsonFile(path, {
+        ...refusedJobResult({ code: "", message: "" }),
+        state: "CANCELLED",
+        error: null,
+      });
+    }
+    // Any other ExitRequest comes after the job's own result was written.
     if (path !== undefined && !(error instanceof ExitRequest)) {
       const code = error instanceof RankmeshError ? error.code : "INTERNAL";
       const message = error instanceof Error ? error.message : String(error);

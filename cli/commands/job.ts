@@ -79,6 +79,7 @@ async function submit(
       const handle = await client
         .submit(loaded.spec as JobSpecInput, { jobId: options.id, queue: options.queue })
         .catch(refusal.locateWith(loaded));
+      refusal.jobId = handle.jobId;
       context.stderr.write(`job ${handle.jobId} submitted to ${client.address}\n`);
       const hints = [
         `  rankmesh job watch ${handle.jobId}    shows its progress`,
