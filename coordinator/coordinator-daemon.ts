@@ -162,7 +162,7 @@ function statusOf(engine: Engine, version: string): unknown {
       jobId: job.jobId,
       state: job.machine.phase,
       stepsDone: job.machine.stepsDone,
-      steps: job.spec.steps,
+      steps: job.machine.steps,
     })),
   };
 }

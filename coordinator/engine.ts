@@ -8,7 +8,6 @@ import {
   ResourceExhaustedError,
   UnavailableError,
 } from "../shared/errors.ts";
-import type { JobSpec } from "../shared/job/job-spec.ts";
 import type { SessionRequest__Output } from "../shared/rpc/gen/rankmesh/v1/SessionRequest.ts";
 import { statusName } from "../shared/rpc/status.ts";
 import type { Clock } from "./clock.ts";
@@ -24,6 +23,7 @@ import {
 } from "./gang/scheduler.ts";
 import type { Session } from "./gang/session.ts";
 import { type Assignment, type WorkerInfo, WorkerRegistry } from "./gang/worker-registry.ts";
+import type { CheckedJob } from "./job/check-submission.ts";
 import { Job } from "./job/job.ts";
 import type { JobFiles } from "./job/job-files.ts";
 import { newJobId } from "./job/job-id.ts";
@@ -84,10 +84,8 @@ export class Engine {
    */
   submit(options: {
     readonly jobId: string;
-    readonly spec: JobSpec;
+    readonly checked: CheckedJob;
     readonly specKey: string;
-    /** The job compiled for the smallest mesh that it allows. */
-    readonly plan: JobPlan;
     readonly noQueue: boolean;
   }): Job {
     if (this.#stopped)
@@ -102,8 +100,9 @@ export class Engine {
     const jobId = options.jobId === "" ? this.#freeJobId() : options.jobId;
     const job = new Job({
       jobId,
-      spec: options.spec,
+      spec: options.checked.spec,
       specKey: options.specKey,
+      checked: options.checked,
       planner,
       deadlines: limits,
       clock,
@@ -121,8 +120,8 @@ export class Engine {
       throw error;
     }
     this.jobs.add(job);
-    this.#options.files.accepted(jobId, job.spec, options.plan.program);
-    this.#options.logger.info({ jobId, name: job.spec.name }, "job accepted");
+    this.#options.files.accepted(jobId, job.spec, options.checked.plan.program);
+    this.#options.logger.info({ jobId, name: job.name }, "job accepted");
     this.schedule();
     return job;
   }
@@ -398,10 +397,10 @@ export class Engine {
 
   async #assign(gang: Gang): Promise<void> {
     await gang.open();
+    const assignments = gang.assignments();
     gang.assigned = true;
-    gang.assignments().forEach((assign, rank) => {
+    for (const [rank, assign] of assignments.entries())
       this.#sessionOf(gang, rank)?.send({ assign });
-    });
   }
 
   async #writeOutput(job: Job, gang: Gang): Promise<void> {
@@ -420,11 +419,20 @@ export class Engine {
 
   /** Runs work of a gang beside the messages; what it throws ends the job, unless that is over anyway. */
   #runAside(job: Job, gang: Gang, work: () => Promise<void>): void {
-    work().catch((error: unknown) => {
-      if (gang.signal.aborted) return;
-      this.#options.logger.warn({ jobId: job.jobId, err: error }, "job failed");
-      job.apply({ kind: "fail", failure: failureOf(error) });
-    });
+    const { generation, signal } = gang;
+    work()
+      .catch((error: unknown) => {
+        if (signal.aborted) return;
+        this.#options.logger.warn({ jobId: job.jobId, err: error }, "job failed");
+        job.apply({ kind: "fail", failure: failureOf(error) });
+      })
+      .finally(() => job.apply({ kind: "settled", generation }))
+      .catch((error: unknown) => {
+        this.#options.logger.error(
+          { jobId: job.jobId, err: error },
+          "internal: ending a job failed",
+        );
+      });
   }
 
   #releaseUnheard(gang: Gang, rank: number): void {

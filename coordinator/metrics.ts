@@ -99,7 +99,7 @@ export class CoordinatorMetrics implements EngineObserver {
   stepDone(job: Job, step: StepDone): void {
     const labels = { job_id: job.jobId };
     this.#loss.set(labels, step.loss);
-    this.#samples.inc(labels, job.spec.data.batchSize);
+    this.#samples.inc(labels, job.batchSize);
     this.#tokens.inc(labels, job.tokensPerStep);
   }
 

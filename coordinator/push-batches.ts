@@ -59,7 +59,7 @@ async function takeAll(
 }
 
 function sourceOf(job: Job, streams: StreamedBatches): StreamSource {
-  if (!("stream" in job.spec.data)) {
+  if (!job.takesPushedBatches) {
     throw new FailedPreconditionError(
       `job ${job.jobId} reads its own data; only jobs with data.stream are fed`,
     );

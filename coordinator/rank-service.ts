@@ -14,6 +14,7 @@ import type { SessionResponse } from "../shared/rpc/gen/rankmesh/v1/SessionRespo
 import { serverStreaming } from "../shared/rpc/handlers.ts";
 import { toServiceError } from "../shared/rpc/status.ts";
 import type { Engine } from "./engine.ts";
+import { requireReachable } from "./gang/reachable.ts";
 import type { Session } from "./gang/session.ts";
 import type { WorkerInfo } from "./gang/worker-registry.ts";
 import { nameFault } from "./job/job-id.ts";
@@ -22,6 +23,9 @@ type SessionCall = ServerDuplexStream<SessionRequest__Output, SessionResponse>;
 
 /** A worker that does not say who it is within this time is sent away. */
 const REGISTER_MS = 10_000;
+
+/** Time for a worker to accept a connection at the address that it advertises. */
+const DIAL_BACK_MS = 3_000;
 
 /** Time for a break of the connection to show after the end of what came through it. */
 const HALF_CLOSE_MS = 25;
@@ -90,30 +94,42 @@ function serveSession(call: SessionCall, id: number, options: RankServiceOptions
     session.end(new InvalidArgumentError(`no register message within ${REGISTER_MS / 1000} s`));
   }, REGISTER_MS);
 
+  const fail = (error: unknown): void => {
+    logger.warn({ peer: call.getPeer(), worker: name, err: error }, "session ended by an error");
+    session.end(error instanceof Error ? error : new Error(String(error)));
+  };
+  const begin = async (register: Register__Output): Promise<void> => {
+    const info = workerInfo(register, version);
+    await requireReachable(info.name, info.address, DIAL_BACK_MS);
+    if (ended) return;
+    clearTimeout(registerTimer);
+    engine.join(info, session);
+    name = info.name;
+    // Said before anything else, an assignment above all.
+    session.send({
+      registered: {
+        workerId: `${info.name}#${id}`,
+        heartbeatIntervalSeconds: heartbeatMs / 1000,
+      },
+    });
+    engine.schedule();
+  };
+
+  let begun = false;
   call.on("data", (message: SessionRequest__Output) => {
     if (ended) return;
     try {
-      if (name !== undefined) {
-        if (message.register) throw new InvalidArgumentError("register came twice in one session");
-        engine.hear(name, id, message);
-        return;
-      }
-      if (!message.register) throw new InvalidArgumentError("the first message must be register");
-      const info = workerInfo(message.register, version);
-      clearTimeout(registerTimer);
-      engine.join(info, session);
-      name = info.name;
-      // Said before anything else, an assignment above all.
-      session.send({
-        registered: {
-          workerId: `${info.name}#${id}`,
-          heartbeatIntervalSeconds: heartbeatMs / 1000,
-        },
-      });
-      engine.schedule();
+      if (message.register) {
+        if (begun) throw new InvalidArgumentError("register came twice in one session");
+        begun = true;
+        begin(message.register).catch(fail);
+      } else if (name !== undefined) engine.hear(name, id, message);
+      else
+        throw new InvalidArgumentError(
+          "a session begins with register, and goes on after registered",
+        );
     } catch (error) {
-      logger.warn({ peer: call.getPeer(), worker: name, err: error }, "session ended by an error");
-      session.end(error instanceof Error ? error : new Error(String(error)));
+      fail(error);
     }
   });
   call.on("end", () => {

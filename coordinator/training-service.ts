@@ -114,9 +114,9 @@ async function submit(
   const { jobId, noQueue } = request;
   const idFault = jobId === "" ? undefined : nameFault(jobId, "jobId");
   if (idFault !== undefined) throw new InvalidArgumentError([idFault]);
-  const { spec, plan } = await checkSubmission(request.spec, planner, files);
-  const key = specKey(spec);
-  return engine.sameJob(jobId, key) ?? engine.submit({ jobId, spec, specKey: key, plan, noQueue });
+  const checked = await checkSubmission(request.spec, planner, files);
+  const key = specKey(checked.spec);
+  return engine.sameJob(jobId, key) ?? engine.submit({ jobId, checked, specKey: key, noQueue });
 }
 
 /** Reads the job's log as fast as the client does: nothing is stored per client. */
@@ -126,10 +126,9 @@ async function* watch(
   signal: AbortSignal,
 ): AsyncGenerator<WatchJobResponse, void, void> {
   const { log } = job.machine;
-  const batchSize = job.spec.data.batchSize;
   let next = afterEventId + 1;
   for (;;) {
-    for (; next <= log.lastId; next++) yield eventToWire(log.at(next), batchSize);
+    for (; next <= log.lastId; next++) yield eventToWire(log.at(next), job.batchSize);
     // The terminal state is the last event: with it read, there is no more.
     if (job.ended || signal.aborted) return;
     await job.changed(signal);

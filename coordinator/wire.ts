@@ -10,29 +10,39 @@ import type { LoggedEvent } from "./job/event-log.ts";
 import type { Job } from "./job/job.ts";
 import type { JobFailure, JobPhase, RankSummary } from "./job/job-state.ts";
 
-/** @param lists whether to include the values of every step */
+/** Steps whose values one reply holds: 24 bytes each keep it under the limit of a message. */
+export const MAX_LISTED_STEPS = 100_000;
+
+/** @param lists whether to include the values of every step: of a very long job, of the last ones */
 export function jobToWire(job: Job, lists: boolean): JobMessage {
-  const { machine, spec } = job;
-  const { sizes, failure, endedAtMs } = machine;
+  const { machine } = job;
+  const { sizes, failure, endedAtMs, log } = machine;
+  const notes = [...job.notes];
+  if (lists && log.numSteps > MAX_LISTED_STEPS) {
+    notes.push(
+      `loss, gradNorm and stepSeconds are those of the last ${MAX_LISTED_STEPS} steps; watch the job for all`,
+    );
+  }
+  const listed = (values: number[]): number[] => (lists ? values.slice(-MAX_LISTED_STEPS) : []);
   return {
     jobId: job.jobId,
-    name: spec.name,
+    name: job.name,
     state: phaseToWire(machine.phase),
     reason: machine.reason,
     error: failure === undefined ? null : failureToWire(failure),
     dataParallel: sizes?.dataParallel ?? 0,
     tensorParallel: sizes?.tensorParallel ?? 0,
-    steps: spec.steps,
+    steps: machine.steps,
     stepsDone: machine.stepsDone,
-    loss: lists ? machine.log.losses() : [],
-    gradNorm: lists ? machine.log.gradNorms() : [],
-    stepSeconds: lists ? machine.log.stepSeconds() : [],
+    loss: listed(log.losses()),
+    gradNorm: listed(log.gradNorms()),
+    stepSeconds: listed(log.stepSeconds()),
     ranks: machine.ranks().map(rankToWire),
     createdAt: timestamp(job.createdAtMs),
     endedAt: endedAtMs === undefined ? null : timestamp(endedAtMs),
     generation: machine.generation,
-    notes: [...job.notes],
-    batchSize: spec.data.batchSize,
+    notes,
+    batchSize: job.batchSize,
   };
 }
 

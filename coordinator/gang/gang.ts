@@ -1,12 +1,21 @@
-import { CancelledError, FailedPreconditionError, NotFoundError } from "../../shared/errors.ts";
+import {
+  CancelledError,
+  FailedPreconditionError,
+  NotFoundError,
+  ResourceExhaustedError,
+} from "../../shared/errors.ts";
 import type { JobSpec } from "../../shared/job/job-spec.ts";
 import { worldSize } from "../../shared/mesh/mesh.ts";
+import { CONTROL_MESSAGE_LIMIT_BYTES } from "../../shared/rpc/channel.ts";
 import type { Assign } from "../../shared/rpc/gen/rankmesh/v1/Assign.ts";
 import type { BatchReader } from "../data/batch-reader.ts";
 import type { JobPlan } from "../planner.ts";
 import type { InitialWeights } from "../weights/initial-weights.ts";
 import { BatchFeed } from "./batch-feed.ts";
 import type { WorkerInfo } from "./worker-registry.ts";
+
+/** Leaves room for the peers' addresses in the same message. */
+const MAX_PROGRAM_BYTES = CONTROL_MESSAGE_LIMIT_BYTES - (512 << 10);
 
 export interface GangOptions {
   readonly jobId: string;
@@ -76,6 +85,11 @@ export class Gang {
     const { plan, spec, collectiveMs } = this.#options;
     const peers = this.workers.map(({ address, name }, rank) => ({ rank, address, worker: name }));
     const programJson = Buffer.from(JSON.stringify(plan.program));
+    if (programJson.length > MAX_PROGRAM_BYTES) {
+      throw new ResourceExhaustedError(
+        `the program has ${programJson.length} bytes, more than the ${MAX_PROGRAM_BYTES} that a worker takes; use a model of fewer layers`,
+      );
+    }
     return this.workers.map((_, rank) => ({
       jobId: this.jobId,
       generation: this.generation,

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
 import type { JobSpec } from "../../shared/job/job-spec.ts";
 import { jobSpecFromProto } from "../../shared/job/proto.ts";
@@ -10,6 +11,8 @@ import type { MeshSizes } from "./job-state.ts";
 
 export interface CheckedJob {
   readonly spec: JobSpec;
+  /** Sizes at which it was compiled. */
+  readonly sizes: MeshSizes;
   readonly plan: JobPlan;
 }
 
@@ -25,14 +28,14 @@ export async function checkSubmission(
 
 /**
  * Checks a raw spec whole: its schema, then plan, shapes and divisibility, then its files, each as far as it can be
- * checked in spite of the faults before. An `auto` axis is taken as `sizes` says, by default 1.
+ * checked in spite of the faults before. An `auto` axis is taken as `chooseSizes` says, by default 1.
  * @throws InvalidArgumentError with every fault found, each with its field path
  */
 export async function checkJob(
   raw: unknown,
   planner: Planner,
   files: JobFiles,
-  sizes: (spec: JobSpec) => MeshSizes = (spec) => leastSizes(spec.mesh),
+  chooseSizes: (spec: JobSpec) => MeshSizes = (spec) => leastSizes(spec.mesh),
 ): Promise<CheckedJob> {
   const resolved = resolveJobSpec(raw);
   const spec = resolved.ok ? resolved.spec : resolved.partial;
@@ -41,10 +44,11 @@ export async function checkJob(
   const add = (found: readonly Fault[]): void => {
     faults.push(...found.filter(({ path }) => resolved.ok || !resolved.broken.has(path)));
   };
+  const sizes = spec === undefined ? { dataParallel: 1, tensorParallel: 1 } : chooseSizes(spec);
   let plan: JobPlan | undefined;
   if (spec !== undefined) {
     try {
-      plan = planner(spec, sizes(spec));
+      plan = planner(spec, sizes);
     } catch (error) {
       if (!(error instanceof InvalidArgumentError)) throw error;
       add(error.faults);
@@ -53,13 +57,14 @@ export async function checkJob(
   }
   if (faults.length > 0 || spec === undefined || plan === undefined)
     throw new InvalidArgumentError(faults);
-  return { spec, plan };
+  return { spec, sizes, plan };
 }
 
-/** Equal for specs that mean the same: defaults filled in, keys in one order. */
+/** Equal for specs that mean the same: a hash of the spec with defaults filled in and keys in one order. */
 export function specKey(spec: JobSpec): string {
-  return JSON.stringify(spec, (_, value: unknown) => {
+  const text = JSON.stringify(spec, (_, value: unknown) => {
     if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
     return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
   });
+  return createHash("sha256").update(text).digest("hex");
 }

@@ -22,6 +22,9 @@ export interface JobDeadlines {
   readonly releaseMs: number;
 }
 
+/** Changes of the reason for waiting that the log keeps. */
+const MAX_QUEUED_EVENTS = 100;
+
 /** The worker that serves a rank. */
 export interface GangMember {
   readonly worker: string;
@@ -65,6 +68,8 @@ export type JobInput =
       readonly why: string;
     }
   | { readonly kind: "outputWritten"; readonly generation: number }
+  /** The work that `assign` or `writeOutput` asked for is over, whatever came of it; nothing of it is left behind. */
+  | { readonly kind: "settled"; readonly generation: number }
   | { readonly kind: "released"; readonly generation: number; readonly rank: number }
   | {
       readonly kind: "log";
@@ -78,10 +83,10 @@ export type JobInput =
 
 /** What the shell is to do. Events were appended to the log already. */
 export type JobEffect =
-  /** Send the assignments of this generation. */
+  /** Send the assignments of this generation; answer with `settled`. */
   | { readonly kind: "assign" }
   | { readonly kind: "startSteps" }
-  /** Pull the weights and write the output; answer with `outputWritten` or `fail`. */
+  /** Pull the weights and write the output; answer with `outputWritten` or `fail`, then `settled`. */
   | { readonly kind: "writeOutput" }
   | { readonly kind: "abort"; readonly ranks: readonly number[]; readonly reason: string }
   | { readonly kind: "release"; readonly ranks: readonly number[] }
@@ -123,6 +128,8 @@ export class JobMachine {
   #readyMs = 0;
   #ranks: RankState[] = [];
   #ledger = new StepLedger(0, 0);
+  /** Whether the shell is at work on `assign` or `writeOutput`: the job does not end under it. */
+  #working = false;
   #outcome:
     | {
         readonly phase: "FAILED" | "CANCELLED" | "SUCCEEDED";
@@ -225,6 +232,9 @@ export class JobMachine {
         return this.#lost(input.rank, input.why, now);
       case "outputWritten":
         return this.#outputWritten(now);
+      case "settled":
+        this.#working = false;
+        return this.#endWhenFree(now);
       case "released":
         return this.#released(input.rank, now);
       case "log":
@@ -243,8 +253,10 @@ export class JobMachine {
   }
 
   #waits(reason: string, now: Instant): JobEffect[] {
-    if (this.#stage === "queued" && reason !== this.#reason)
-      this.#enter("queued", "QUEUED", reason, now);
+    if (this.#stage !== "queued" || reason === this.#reason) return [];
+    // A job may wait through thousands of others: the reason stays current, the log does not grow for ever.
+    if (this.log.lastId < MAX_QUEUED_EVENTS) this.#enter("queued", "QUEUED", reason, now);
+    else this.#reason = reason;
     return [];
   }
 
@@ -273,6 +285,7 @@ export class JobMachine {
     );
     this.#readyMs = input.readyMs ?? this.#deadlines.readyMs;
     this.#deadlineMs = now.monotonicMs + this.#readyMs;
+    this.#working = true;
     return [{ kind: "assign" }];
   }
 
@@ -331,6 +344,7 @@ export class JobMachine {
     if (!this.#ranks.every((r) => r.finished)) return [];
     this.#stage = "writing";
     this.#deadlineMs = undefined;
+    this.#working = true;
     return [{ kind: "writeOutput" }];
   }
 
@@ -486,7 +500,8 @@ export class JobMachine {
 
   #endWhenFree(now: Instant): JobEffect[] {
     const waiting = this.#stage === "ending" || this.#stage === "releasing";
-    return waiting && this.#busyRanks().length === 0 ? this.#conclude(now) : [];
+    const free = !this.#working && this.#busyRanks().length === 0;
+    return waiting && free ? this.#conclude(now) : [];
   }
 
   #conclude(now: Instant): JobEffect[] {

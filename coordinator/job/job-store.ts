@@ -1,12 +1,16 @@
 import { InvalidArgumentError } from "../../shared/errors.ts";
 import type { Job } from "./job.ts";
 
+/** Steps of ended jobs that are remembered: 48 bytes each. */
+const MAX_ENDED_STEPS = 10_000_000;
+
 /** All jobs of this coordinator in the order in which they were accepted; of the ended ones only the newest. */
 export class JobStore {
   readonly #maxEnded: number;
   readonly #jobs = new Map<string, { readonly job: Job; readonly number: number }>();
   /** Ended jobs, first ended first. */
-  readonly #ended: string[] = [];
+  readonly #ended: Job[] = [];
+  #endedSteps = 0;
   #nextNumber = 1;
 
   constructor(maxEnded: number) {
@@ -24,8 +28,17 @@ export class JobStore {
 
   /** Counts a job among the ended ones, and forgets the oldest of them where there are too many. */
   retire(job: Job): void {
-    this.#ended.push(job.jobId);
-    while (this.#ended.length > this.#maxEnded) this.#jobs.delete(this.#ended.shift() ?? "");
+    this.#ended.push(job);
+    this.#endedSteps += job.machine.stepsDone;
+    while (
+      this.#ended.length > this.#maxEnded ||
+      (this.#endedSteps > MAX_ENDED_STEPS && this.#ended.length > 1)
+    ) {
+      const oldest = this.#ended.shift();
+      if (oldest === undefined) return;
+      this.#endedSteps -= oldest.machine.stepsDone;
+      this.#jobs.delete(oldest.jobId);
+    }
   }
 
   /** In the order in which they were accepted. */

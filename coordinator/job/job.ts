@@ -1,3 +1,4 @@
+import { InternalError } from "../../shared/errors.ts";
 import type { JobSpec } from "../../shared/job/job-spec.ts";
 import type { ProgramInput } from "../../shared/program/program.ts";
 import type { Clock } from "../clock.ts";
@@ -12,6 +13,8 @@ export interface JobOptions {
   readonly spec: JobSpec;
   /** Equal for equal specs. */
   readonly specKey: string;
+  /** The job compiled for sizes at which it was checked. */
+  readonly checked: { readonly sizes: MeshSizes; readonly plan: JobPlan };
   readonly planner: Planner;
   readonly deadlines: JobDeadlines;
   readonly clock: Clock;
@@ -22,8 +25,12 @@ export interface JobOptions {
 /** A job's machine with its clock, its plans and those who wait for its events. */
 export class Job implements Demand {
   readonly jobId: string;
-  readonly spec: JobSpec;
   readonly specKey: string;
+  readonly name: string;
+  readonly batchSize: number;
+  readonly takesPushedBatches: boolean;
+  /** Rows of a batch times the positions of each: what language models count. */
+  readonly tokensPerStep: number;
   readonly createdAtMs: number;
   readonly machine: JobMachine;
   /** How many later jobs were started before it. */
@@ -36,17 +43,29 @@ export class Job implements Demand {
   readonly #plans = new Map<string, { readonly plan: JobPlan } | { readonly error: unknown }>();
   readonly #waiters = new Set<() => void>();
   #timer: NodeJS.Timeout | undefined;
-  /** The same at all sizes, but for the batch dim's layout. */
-  #firstInput: ProgramInput | undefined;
+  /** Gone once the job has ended: a traced model can be large, and ended jobs are many. */
+  #spec: JobSpec | undefined;
 
   constructor(options: JobOptions) {
     const now = options.clock();
+    const { spec, checked } = options;
     this.jobId = options.jobId;
-    this.spec = options.spec;
     this.specKey = options.specKey;
+    this.name = spec.name;
+    this.batchSize = spec.data.batchSize;
+    this.takesPushedBatches = "stream" in spec.data;
+    this.tokensPerStep = positions(checked.plan.program.inputs[0]) ?? spec.data.batchSize;
     this.createdAtMs = now.wallMs;
+    this.#spec = spec;
     this.#options = options;
-    this.machine = new JobMachine({ steps: options.spec.steps, deadlines: options.deadlines, now });
+    this.#plans.set(sizesKey(checked.sizes), { plan: checked.plan });
+    this.machine = new JobMachine({ steps: spec.steps, deadlines: options.deadlines, now });
+  }
+
+  /** What was asked for. @throws InternalError once the job has ended */
+  get spec(): JobSpec {
+    if (this.#spec === undefined) throw new InternalError(`the spec of job ${this.jobId} is gone`);
+    return this.#spec;
   }
 
   get mesh(): JobSpec["mesh"] {
@@ -57,29 +76,17 @@ export class Job implements Demand {
     return this.spec.allowMixedBackends;
   }
 
-  /** Rows of a batch times the positions of each: the dims of its first input but the last, or all of a token input's. */
-  get tokensPerStep(): number {
-    const input = this.#firstInput;
-    if (input === undefined) return this.spec.data.batchSize;
-    const positions = input.dtype === "int32" ? input.globalShape : input.globalShape.slice(0, -1);
-    return Math.max(
-      this.spec.data.batchSize,
-      positions.reduce((product, dim) => product * dim, 1),
-    );
-  }
-
   get ended(): boolean {
     return isTerminal(this.machine.phase);
   }
 
   /** The job compiled for these sizes; kept until the job ends. @throws InvalidArgumentError with its faults there */
   plan(sizes: MeshSizes): JobPlan {
-    const key = `${sizes.dataParallel}x${sizes.tensorParallel}`;
+    const key = sizesKey(sizes);
     let known = this.#plans.get(key);
     if (known === undefined) {
       try {
         known = { plan: this.#options.planner(this.spec, sizes) };
-        this.#firstInput = known.plan.program.inputs[0];
       } catch (error) {
         known = { error };
       }
@@ -98,8 +105,11 @@ export class Job implements Demand {
     const before = this.machine.log.lastId;
     const effects = this.machine.apply(input, this.#options.clock());
     this.#armTimer();
-    if (this.ended) this.#plans.clear();
     for (const effect of effects) this.#options.perform(this, effect);
+    if (this.ended) {
+      this.#plans.clear();
+      this.#spec = undefined;
+    }
     if (this.machine.log.lastId > before) {
       for (const wake of [...this.#waiters]) wake();
     }
@@ -137,4 +147,15 @@ export class Job implements Demand {
       Math.min(Math.ceil(waitMs), 2 ** 30),
     );
   }
+}
+
+function sizesKey({ dataParallel, tensorParallel }: MeshSizes): string {
+  return `${dataParallel}x${tensorParallel}`;
+}
+
+/** Elements of a token input; of another one its rows, along all dims but the features. */
+function positions(input: ProgramInput | undefined): number | undefined {
+  if (input === undefined) return undefined;
+  const dims = input.dtype === "int32" ? input.globalShape : input.globalShape.slice(0, -1);
+  return dims.reduce((product, dim) => product * dim, 1);
 }

@@ -10,10 +10,17 @@ function harness(ranks: number, steps = 3) {
   let nowMs = 0;
   const now = () => ({ wallMs: 1_000_000 + nowMs, monotonicMs: nowMs });
   const machine = new JobMachine({ steps, deadlines: DEADLINES, now: now() });
-  const apply = (input: JobInput): JobEffect[] => machine.apply(input, now());
+  const settle = (): JobEffect[] => machine.apply({ kind: "settled", generation: 1 }, now());
+  /** Like a shell whose own work is done at once. */
+  const apply = (input: JobInput): JobEffect[] => {
+    const effects = machine.apply(input, now());
+    const done = input.kind === "outputWritten" || effects.some((e) => e.kind === "assign");
+    return done ? [...effects, ...settle()] : effects;
+  };
   return {
     machine,
     apply,
+    settle,
     advance(ms: number): JobEffect[] {
       nowMs += ms;
       return apply({ kind: "tick" });
@@ -342,6 +349,18 @@ describe("job machine", () => {
     }
   });
 
+  it("does not end while the output is still being given up", () => {
+    const job = harness(1, 0);
+    job.start();
+    job.ready();
+    job.finish();
+    job.apply({ kind: "cancel", reason: "cancelled" });
+    expect(job.release()).to.deep.equal([]);
+    expect(job.machine.phase).to.equal("RUNNING");
+    expect(job.settle()).to.deep.equal([{ kind: "ended" }]);
+    expect(job.machine.phase).to.equal("CANCELLED");
+  });
+
   it("succeeds although a worker dies after the output is on disk", () => {
     const job = harness(2, 0);
     job.start();
@@ -431,6 +450,7 @@ describe("job machine", () => {
       }),
       fc.record({ kind: fc.constant("lost" as const), generation, rank, why: fc.constant("gone") }),
       fc.record({ kind: fc.constant("outputWritten" as const), generation }),
+      fc.record({ kind: fc.constant("settled" as const), generation }),
       fc.record({ kind: fc.constant("released" as const), generation, rank }),
       fc.record({ kind: fc.constant("cancel" as const), reason: fc.constant("cancelled") }),
       fc.record({ kind: fc.constant("advance" as const), ms: fc.nat(400) }),
