@@ -1,4 +1,4 @@
-import { Client, type ClientReadableStream, credentials, status } from "@grpc/grpc-js";
+import { Client, type ClientReadableStream, connectivityState, credentials, status } from "@grpc/grpc-js";
 import { AlreadyExistsError, PeerError, RankmeshError, UnavailableError } from "../../shared/errors.ts";
 import { bulkChannelOptions } from "../../shared/rpc/channel.ts";
 import { fromServiceError, isServiceError, toServiceError } from "../../shared/rpc/status.ts";
@@ -141,6 +141,7 @@ export class GrpcTransport implements Transport {
   async #open(peer: number, deadline: number): Promise<Error | undefined> {
     let client: Client | undefined;
     let problem: Error = new UnavailableError("no answer");
+    let tried = false;
     for (let pause = FIRST_RETRY_MS; ; pause = Math.min(LAST_RETRY_MS, pause * 2)) {
       const left = deadline - performance.now();
       if (this.#closed) problem = new UnavailableError(`rank ${this.rank} has closed its streams`);
@@ -149,11 +150,17 @@ export class GrpcTransport implements Transport {
       const outcome = await this.#attempt(client, peer, Math.min(ATTEMPT_MS, left));
       if (outcome === "connected") return undefined;
       if (outcome === "silent") {
+        const reached = client.getChannel().getConnectivityState(false) === connectivityState.READY;
         client.close();
         client = undefined;
-        problem = new UnavailableError("it accepts connections and does not answer");
+        // An attempt cut short by the deadline says less than the one before it.
+        if (left < ATTEMPT_MS && tried) break;
+        const what = reached ? "it was not assigned to this generation" : "no connection, or no gRPC server behind it";
+        problem = new UnavailableError(what);
+        tried = true;
         continue;
       }
+      tried = true;
       problem = outcome;
       if (!(problem instanceof UnavailableError)) break;
       await new Promise((resolve) => setTimeout(resolve, Math.min(pause, Math.max(0, left))));

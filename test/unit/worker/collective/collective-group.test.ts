@@ -29,14 +29,8 @@ function fullElements({ op, outer, chunkElements }: Collective, size: number): n
 /** What rank `index` must hold after `collective`, computed on one machine. */
 function expected(collective: Collective, size: number, index: number, inputs: number[][]): number[] {
   const total = (inputs[0] ?? []).map((_, i) => inputs.reduce((sum, values) => sum + (values[i] ?? 0), 0));
-  switch (collective.op) {
-    case "allReduce":
-      return total;
-    case "reduceScatter":
-      return chunkOf(collective, size, index, total);
-    case "allGather":
-      return inputs[0] ?? [];
-  }
+  if (collective.op === "allGather") return inputs[0] ?? [];
+  return collective.op === "allReduce" ? total : chunkOf(collective, size, index, total);
 }
 
 interface Outcome {
