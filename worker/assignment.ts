@@ -1,5 +1,5 @@
 import { type Fault, InvalidArgumentError } from "../shared/errors.ts";
-import { groupOf, worldSize } from "../shared/mesh/mesh.ts";
+import { worldSize } from "../shared/mesh/mesh.ts";
 import type { Program } from "../shared/program/program.ts";
 import { quote } from "../shared/quote.ts";
 import { parseHostPort } from "../shared/rpc/address.ts";
@@ -93,14 +93,4 @@ function parsePeers(assign: Assign__Output, ranks: number, faults: Fault[]): str
     });
   }
   return Array.from({ length: ranks }, (_, rank) => byRank.get(rank) ?? "");
-}
-
-/** Ranks that this rank exchanges frames with, ascending: those of all groups of its collectives, without itself. */
-export function peersOf(program: Program, rank: number): number[] {
-  const peers = new Set<number>();
-  for (const { axes } of program.collectives) {
-    for (const peer of groupOf(program.mesh, axes, rank)) peers.add(peer);
-  }
-  peers.delete(rank);
-  return [...peers].sort((a, b) => a - b);
 }

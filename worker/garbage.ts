@@ -37,6 +37,6 @@ export function keepYoungGenerationSmall(): void {
 function minorCollection(): () => void {
   setFlagsFromString("--expose-gc");
   // A context of its own, made after the flag was set, has the function; the main one does not.
-  const gc: unknown = runInNewContext("globalThis.gc");
-  return typeof gc === "function" ? () => void gc({ type: "minor" }) : () => undefined;
+  const gc = runInNewContext("globalThis.gc") as ((options: { type: "minor" }) => void) | undefined;
+  return gc === undefined ? () => undefined : () => gc({ type: "minor" });
 }

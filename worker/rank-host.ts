@@ -14,6 +14,8 @@ export type RunnerEnvironment = Omit<RankRunnerOptions, "assignment" | "client" 
 
 /** A live session, as the host sees it. */
 export interface SessionPort {
+  /** Whether the session still lasts. */
+  readonly live: boolean;
   send(message: SessionRequest): void;
   /** For bulk streams from the same coordinator. */
   readonly bulkClient: RankServiceClient;
@@ -27,6 +29,7 @@ export class RankHost {
   readonly #environment: RunnerEnvironment;
   readonly #logger: Logger;
   #runner: RankRunner | undefined;
+  #closed = false;
 
   constructor(environment: RunnerEnvironment) {
     this.#environment = environment;
@@ -88,13 +91,16 @@ export class RankHost {
     await this.#runner?.done;
   }
 
-  /** Ends the running assignment with `cause` as its failure, and frees everything. */
-  async fail(cause: Error): Promise<void> {
+  /** Takes no more assignments; ends the running one with `cause` as its failure, and frees everything. */
+  async close(cause: Error): Promise<void> {
+    this.#closed = true;
     this.#runner?.fail(cause);
     await this.#runner?.done;
   }
 
   #assign(assign: Assign__Output, port: SessionPort): void {
+    // An assignment that had to wait for an older one may find the session over.
+    if (this.#closed || !port.live) return;
     const { jobId, generation, rank } = assign;
     const current = this.#runner?.assignment;
     const refuse = (error: unknown): void => {

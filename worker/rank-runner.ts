@@ -118,6 +118,11 @@ export class RankRunner {
     this.#end(cause);
   }
 
+  /** Fires when the assignment ends, whichever way. */
+  get ended(): AbortSignal {
+    return this.#aborted.signal;
+  }
+
   get stepsDone(): number {
     return this.#compute?.stepsDone ?? 0;
   }

@@ -152,6 +152,9 @@ export class SessionKeeper {
         resolve({ registered, error, final });
       };
       const port: SessionPort = {
+        get live() {
+          return !ended;
+        },
         bulkClient,
         send: (message) => {
           if (!ended && stream.writable) stream.write(message);

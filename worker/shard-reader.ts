@@ -1,13 +1,22 @@
 import type { ServerWritableStream } from "@grpc/grpc-js";
-import { CancelledError, FailedPreconditionError, NotFoundError } from "../shared/errors.ts";
+import {
+  CancelledError,
+  FailedPreconditionError,
+  NotFoundError,
+  UnavailableError,
+} from "../shared/errors.ts";
 import { dtypeBytes } from "../shared/program/program.ts";
 import type { ReadShardRequest__Output } from "../shared/rpc/gen/rankmesh/v1/ReadShardRequest.ts";
 import type { ReadShardResponse } from "../shared/rpc/gen/rankmesh/v1/ReadShardResponse.ts";
 import { toServiceError } from "../shared/rpc/status.ts";
 import { MOVE_BYTES } from "./compute/compute-proxy.ts";
+import { Deferred } from "./deferred.ts";
 import type { RankRunner } from "./rank-runner.ts";
 
 type ReadShardCall = ServerWritableStream<ReadShardRequest__Output, ReadShardResponse>;
+
+/** A reader that takes nothing for this long is cut off: it would hold what other readers need. */
+const SILENCE_MS = 60_000;
 
 /**
  * `CollectiveService.ReadShard`: streams a stored tensor's slice out of the arena, a piece at a time, so that the
@@ -15,23 +24,33 @@ type ReadShardCall = ServerWritableStream<ReadShardRequest__Output, ReadShardRes
  */
 export function readShardHandler(currentRunner: () => RankRunner | undefined) {
   return (call: ReadShardCall): void => {
-    // A client that went away leaves write callbacks that never come.
-    const gone = new Promise<never>((_, reject) => {
-      call.once("cancelled", () => reject(new CancelledError("the reader of the shard went away")));
-    });
-    gone.catch(() => undefined);
-    streamShard(call, currentRunner(), gone).then(
-      () => call.end(),
-      // `destroy` would drop the status.
-      (error: unknown) => void call.emit("error", toServiceError(error)),
-    );
+    // What ends a read from outside; a write under way would never call back.
+    const cut = new Deferred<never>();
+    const runner = currentRunner();
+    const onEnded = (): void => cut.reject(new CancelledError("the rank was released"));
+    const watchdog = setTimeout(() => {
+      cut.reject(new UnavailableError(`nothing of the shard was taken for ${SILENCE_MS / 1000} s`));
+    }, SILENCE_MS);
+    call.once("cancelled", () => cut.reject(new CancelledError("the reader went away")));
+    runner?.ended.addEventListener("abort", onEnded);
+    streamShard(call, runner, cut.promise, watchdog)
+      .then(
+        () => call.end(),
+        // `destroy` would drop the status.
+        (error: unknown) => void call.emit("error", toServiceError(error)),
+      )
+      .finally(() => {
+        clearTimeout(watchdog);
+        runner?.ended.removeEventListener("abort", onEnded);
+      });
   };
 }
 
 async function streamShard(
   call: ReadShardCall,
   runner: RankRunner | undefined,
-  gone: Promise<never>,
+  cut: Promise<never>,
+  watchdog: NodeJS.Timeout,
 ): Promise<void> {
   const { jobId, generation, rank, stored } = call.request;
   const held = runner?.assignment;
@@ -72,7 +91,8 @@ async function streamShard(
           else resolve();
         });
       });
-      await Promise.race([written, gone]);
+      await Promise.race([written, cut]);
+      watchdog.refresh();
     });
   }
 }

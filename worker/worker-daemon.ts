@@ -143,7 +143,7 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
       server.setServing(false);
       // A kernel under way may last longer than the grace; the system then frees what it holds.
       await Promise.race([
-        host.fail(new UnavailableError("the worker is shutting down")),
+        host.close(new UnavailableError("the worker is shutting down")),
         delay(graceMs / 2, undefined, { ref: false }),
       ]);
       session.stop();
@@ -160,12 +160,11 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
     ended.reject(error);
     return stop(0);
   });
-  const { backend: name } = choice;
   logger.info(
     {
-      asked: name,
       backend: backend.name,
       device: backend.device,
+      reason: backend.reason,
       memoryLimitBytes,
       grpc: formatHostPort(bound),
       http: formatHostPort(http.address),

@@ -1,6 +1,8 @@
 import { crc32 } from "node:zlib";
+import { credentials } from "@grpc/grpc-js";
 import { expect } from "chai";
 import type { Instruction } from "../../shared/program/program.ts";
+import { services } from "../../shared/rpc/proto.ts";
 import { assignGang, readShard, startGang, until } from "../support/fake-coordinator.ts";
 import { tinyProgram } from "../support/tiny-program.ts";
 import { WorkerHarness } from "../support/worker-harness.ts";
@@ -182,6 +184,50 @@ describe("worker faults", () => {
       session?.send({ release: JOB });
       await session?.next("released");
       expect(await read(0)).to.contain("NOT_FOUND");
+    });
+
+    it("of many megabytes comes whole to several readers at once", async () => {
+      const { sessions } = await harness.gang(1);
+      const weightRows = 300_000;
+      assignGang(sessions, tinyProgram({ ranks: 1, weightRows }), { steps: 0 });
+      await startGang(sessions);
+      await sessions[0]?.next("finished");
+      const shards = await Promise.all(
+        [0, 0, 1, 0, 1, 0].map((stored) => readShard(sessions[0] as never, stored, 0)),
+      );
+      for (const [i, stored] of [0, 0, 1, 0, 1, 0].entries()) {
+        expect(shards[i]).to.have.length(weightRows * 4);
+        expect(shards[i]?.every((value) => value === (stored === 0 ? 3 : 7))).to.equal(true);
+      }
+    });
+
+    it("by clients that take nothing holds up neither the release nor the next job", async () => {
+      const { sessions } = await harness.gang(1);
+      const [session] = sessions;
+      assignGang(sessions, tinyProgram({ ranks: 1, weightRows: 1_000_000 }), { steps: 0 });
+      await startGang(sessions);
+      await session?.next("finished");
+      const client = new (services().collective.Client)(
+        session?.register?.address ?? "",
+        credentials.createInsecure(),
+      );
+      const request = { jobId: "job", generation: 1, rank: 0, stored: 0 };
+      const calls = Array.from({ length: 6 }, () => client.readShard(request).pause());
+      const ends = calls.map(
+        (call) =>
+          new Promise<Error>((resolve) => call.on("error", (error: Error) => resolve(error))),
+      );
+      // The calls are open, and what the connection takes has been sent.
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      session?.send({ release: JOB });
+      await session?.next("released");
+      assignGang(sessions, tinyProgram({ ranks: 1 }), { steps: 1, jobId: "next" });
+      await startGang(sessions, { jobId: "next", generation: 1 });
+      await session?.next("finished");
+      for (const call of calls) call.resume();
+      for (const error of await Promise.all(ends))
+        expect(error.message).to.match(/^1 CANCELLED: the (rank was released|assignment is over)/);
+      client.close();
     });
   });
 });

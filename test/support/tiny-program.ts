@@ -12,8 +12,10 @@ export interface TinyOptions {
   readonly microbatches?: number;
   /** Put before the first instruction of the body. */
   readonly prelude?: readonly Instruction[];
-  /** Multiplies the batch, so that it passes the ring in pieces. */
+  /** Rows of the batch. @default ROWS */
   readonly rows?: number;
+  /** Weight rows of one rank. @default WEIGHT_ROWS */
+  readonly weightRows?: number;
 }
 
 /**
@@ -21,7 +23,7 @@ export interface TinyOptions {
  * then every weight grows by 1. In whole numbers, so that results are exact.
  */
 export function tinyProgram(options: TinyOptions): Program {
-  const { ranks, microbatches = 1, prelude = [], rows = ROWS } = options;
+  const { ranks, microbatches = 1, prelude = [], rows = ROWS, weightRows = WEIGHT_ROWS } = options;
   const slots: Slot[] = [];
   let offsetBytes = 0;
   const slot = (name: string, ...shape: number[]): number => {
@@ -30,8 +32,8 @@ export function tinyProgram(options: TinyOptions): Program {
     offsetBytes += sizeBytes;
     return slots.length - 1;
   };
-  const w = slot("w", WEIGHT_ROWS, WIDTH);
-  const moment = slot("w.moment1", WEIGHT_ROWS, WIDTH);
+  const w = slot("w", weightRows, WIDTH);
+  const moment = slot("w.moment1", weightRows, WIDTH);
   const x = slot("x", rows, WIDTH);
   const part = slot("part");
   const loss = slot("loss");
@@ -51,13 +53,18 @@ export function tinyProgram(options: TinyOptions): Program {
     name: "tiny",
     mesh: { axes: [{ name: "t", size: ranks }] },
     arenaBytes: offsetBytes,
-    memoryByKind: { weights: 32, optimizer: 32, inputs: rows * WIDTH * 4, activations: 8 },
+    memoryByKind: {
+      weights: weightRows * WIDTH * 4,
+      optimizer: weightRows * WIDTH * 4,
+      inputs: rows * WIDTH * 4,
+      activations: 8,
+    },
     slots,
     stored: [
       {
         name: "w",
         role: "parameter",
-        globalShape: [WEIGHT_ROWS * ranks, WIDTH],
+        globalShape: [weightRows * ranks, WIDTH],
         layout: ["S0"],
         slot: w,
         init: { kind: "uniform", bound: 1 },
@@ -65,7 +72,7 @@ export function tinyProgram(options: TinyOptions): Program {
       {
         name: "w",
         role: "moment1",
-        globalShape: [WEIGHT_ROWS * ranks, WIDTH],
+        globalShape: [weightRows * ranks, WIDTH],
         layout: ["S0"],
         slot: moment,
         init: { kind: "constant", value: 7 },

@@ -10,6 +10,9 @@ export interface BackendChoice {
   readonly threads: number | undefined;
 }
 
+/** A backend, and why it is this one where there was a choice. */
+export type LoadedBackend = Backend & { readonly reason?: string };
+
 /** Module that makes the project's own backends. */
 export const BACKEND_MODULE = new URL("../backend/create-backend.js", import.meta.url).href;
 
@@ -18,9 +21,9 @@ export const BACKEND_MODULE = new URL("../backend/create-backend.js", import.met
  * @param module URL of a module that exports `createBackend`
  * @throws RankmeshError when the backend is unknown or cannot run here
  */
-export async function loadBackend(module: string, choice: BackendChoice): Promise<Backend> {
+export async function loadBackend(module: string, choice: BackendChoice): Promise<LoadedBackend> {
   const { createBackend } = (await import(module)) as {
-    createBackend: (choice: BackendChoice) => Backend | Promise<Backend>;
+    createBackend: (choice: BackendChoice) => LoadedBackend | Promise<LoadedBackend>;
   };
   return createBackend(choice);
 }

@@ -316,6 +316,8 @@ export class ComputeProxy {
     this.#pending = undefined;
     for (const { reject } of this.#moves.values()) reject(this.#failure.error);
     this.#moves.clear();
+    // Those that wait for their turn are let in, and refused there.
+    for (const next of this.#moveQueue.splice(0)) next();
   }
 
   #onExit(): void {
