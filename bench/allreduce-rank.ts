@@ -6,7 +6,7 @@ import { PeerCollectiveGroup, sourcesOf } from "../worker/collective/collective-
 import { CollectiveHub } from "../worker/collective/collective-hub.ts";
 import { collectiveService } from "../worker/collective/collective-service.ts";
 import { GrpcTransport } from "../worker/collective/grpc-transport.ts";
-import { bestSumKernel } from "../worker/collective/native-sum.ts";
+import { bestSumKernel } from "../worker/collective/best-sum.ts";
 
 /** What the parent sends: first the task, then the addresses of all ranks. */
 export interface RankTask {

@@ -263,9 +263,18 @@ export class PeerCollectiveGroup implements CollectiveGroup {
     pending.resolve();
   }
 
-  #checkProgress(): void {
+  #stuckRun(): PendingRun | undefined {
     const now = performance.now();
-    const stuck = this.#pending.find(({ run }) => now - run.lastProgressMs >= this.#timeoutMs);
+    return this.#pending.find(({ run }) => now - run.lastProgressMs >= this.#timeoutMs);
+  }
+
+  #checkProgress(): void {
+    // If this thread was held up itself, frames may lie in the sockets: look again after they have been read.
+    if (this.#stuckRun() !== undefined) setImmediate(() => setImmediate(() => this.#failIfStuck()));
+  }
+
+  #failIfStuck(): void {
+    const stuck = this.#stuckRun();
     if (stuck === undefined) return;
     const { rank } = this.#options;
     const { run } = stuck;

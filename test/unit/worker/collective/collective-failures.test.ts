@@ -98,10 +98,10 @@ describe("collective failures", () => {
 
   it("lets a slow peer go on as long as segments come", async () => {
     const collective = descriptor(2, { op: "allReduce", algorithm: "direct", chunkElements: 4, segmentBytes: 4 });
-    const { transport, run } = scripted(2, [collective], { timeoutMs: 80 });
+    const { transport, run } = scripted(2, [collective], { timeoutMs: 500 });
     const result = run();
     for (let segment = 0; segment < 4; segment++) {
-      await new Promise((resolve) => setTimeout(resolve, 40));
+      await new Promise((resolve) => setTimeout(resolve, 150));
       transport.arrive(1, frame({ segment, payload: bytesOf([segment]) }));
     }
     expect(await result).to.deep.equal([1, 3, 5, 7]);

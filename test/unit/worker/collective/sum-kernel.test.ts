@@ -1,7 +1,7 @@
 import { expect } from "chai";
 import { InternalError } from "../../../../shared/errors.ts";
 import type { DType } from "../../../../shared/program/program.ts";
-import { bestSumKernel } from "../../../../worker/collective/native-sum.ts";
+import { bestSumKernel } from "../../../../worker/collective/best-sum.ts";
 import { sumInJavaScript } from "../../../../worker/collective/sum-kernel.ts";
 
 const KERNELS = [{ sum: sumInJavaScript, name: "JavaScript" }, bestSumKernel()];
