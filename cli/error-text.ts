@@ -1,10 +1,14 @@
 import { CommanderError } from "commander";
 import { InternalError, InvalidArgumentError, RankmeshError } from "../shared/errors.ts";
 import { ExitRequest } from "./exit-codes.ts";
-import { plural } from "./format.ts";
+import { plural, printable } from "./format.ts";
 
 /** What a failed command says to its user: one line a fault, a stack only where the fault is ours. */
 export function errorLines(error: unknown): string[] {
+  return linesOf(error).map(printable);
+}
+
+function linesOf(error: unknown): string[] {
   // These have said what there is to say already.
   if (error instanceof ExitRequest || error instanceof CommanderError) return [];
   if (error instanceof InvalidArgumentError && error.faults.some((fault) => fault.path !== "")) {

@@ -56,8 +56,9 @@ export function formatRate(perSecond: number): string {
  */
 export function formatTable(
   header: readonly string[],
-  rows: readonly (readonly string[])[],
+  texts: readonly (readonly string[])[],
 ): string[] {
+  const rows = texts.map((row) => row.map(oneLine));
   const widths = header.map((title, column) =>
     Math.max(title.length, ...rows.map((row) => (row[column] ?? "").length)),
   );
@@ -74,6 +75,23 @@ export function formatTable(
       .join("  ")
       .trimEnd(),
   );
+}
+
+/**
+ * Text of somebody else's (a job's name, a message) as a terminal may show it: control characters and marks that turn
+ * the direction of writing are escaped, line ends stay.
+ */
+export function printable(text: string): string {
+  return text.replace(
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what it is about
+    /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
+/** `printable` on a single line. */
+export function oneLine(text: string): string {
+  return printable(text).replaceAll("\n", "\\n");
 }
 
 /** `1 worker`, `3 workers`. */

@@ -1,11 +1,18 @@
 import type { Job, JobError } from "../client/job-types.ts";
-import { formatBytes, formatLoss, formatStepTime, formatTable, plural } from "./format.ts";
+import {
+  formatBytes,
+  formatLoss,
+  formatStepTime,
+  formatTable,
+  plural,
+  printable,
+} from "./format.ts";
 import { summarizeStepSeconds } from "./job-result.ts";
 
 /** How a job ended, for people: steps, losses, step time, and the peak memory of every rank. */
 export function jobReport(job: Job): string[] {
   const lines = [endLine(job)];
-  lines.push(...job.notes.map((note) => `note: ${note}`));
+  lines.push(...job.notes.map((note) => `note: ${printable(note)}`));
   if (job.ranks.length > 0) lines.push("", ...rankTable(job));
   return lines;
 }
@@ -18,7 +25,9 @@ export function jobErrorText(error: JobError): string {
     where.push(worker === undefined ? `rank ${rank}` : `rank ${rank} on ${worker}`);
   }
   if (step !== undefined && !message.includes(`step ${step}`)) where.push(`step ${step}`);
-  return `${where.length === 0 ? "" : `${where.join(", ")}: `}${message} (${error.code})`;
+  return printable(
+    `${where.length === 0 ? "" : `${where.join(", ")}: `}${message} (${error.code})`,
+  );
 }
 
 function endLine(job: Job): string {

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { RankmeshClient } from "../client/client.ts";
 import { startCoordinator } from "../coordinator/coordinator-daemon.ts";
-import { UnavailableError } from "../shared/errors.ts";
+import { FailedPreconditionError } from "../shared/errors.ts";
 import { daemonLogger } from "./daemon.ts";
 import { plural } from "./format.ts";
 import { machineMemoryBytes } from "./machine.ts";
@@ -34,7 +34,7 @@ const STOP_GRACE_MS = 5000;
 /**
  * A coordinator in this process and one worker process a rank, on free ports of loopback.
  *
- * @throws UnavailableError when a worker ends or does not register in time; with its last log lines
+ * @throws FailedPreconditionError when a worker ends or does not register in time; with its last log lines
  */
 export async function startLocalCluster(options: LocalClusterOptions): Promise<LocalCluster> {
   const coordinator = await startCoordinator({
@@ -91,7 +91,7 @@ async function workersRegistered(
     const registered = (await client.workers({ signal })).length;
     if (registered >= ranks) return;
     if (performance.now() > deadline) {
-      throw new UnavailableError(
+      throw new FailedPreconditionError(
         `${registered} of ${plural(ranks, "worker")} registered within ${START_TIMEOUT_MS} ms; run with --verbose to see their logs`,
       );
     }

@@ -1,4 +1,11 @@
-import { formatBytes, formatDuration, formatLoss, formatRate } from "./format.ts";
+import {
+  formatBytes,
+  formatDuration,
+  formatLoss,
+  formatRate,
+  oneLine,
+  printable,
+} from "./format.ts";
 
 /** The part of a terminal or file that progress needs. */
 export interface ProgressStream {
@@ -89,7 +96,7 @@ export class Progress {
   note(text: string): void {
     if (this.#ended) return;
     this.#clear();
-    this.#stream.write(`${text}\n`);
+    this.#stream.write(`${printable(text)}\n`);
     if (this.#live) this.#draw();
   }
 
@@ -111,7 +118,7 @@ export class Progress {
   /** The line that stands for the present state. */
   line(): string {
     const step = this.#step;
-    if (step === undefined) return `${this.#title}  ${this.#status}`;
+    if (step === undefined) return oneLine(`${this.#title}  ${this.#status}`);
     const done = step.step + 1;
     const parts = [
       `${this.#title}  step ${done}/${this.#steps}`,
@@ -120,7 +127,7 @@ export class Progress {
       `peak ${formatBytes(step.peakMemoryBytes)}`,
     ];
     if (done < this.#steps) parts.push(`ETA ${formatDuration(this.#secondsLeft(done))}`);
-    return parts.join("  ");
+    return oneLine(parts.join("  "));
   }
 
   #samplesPerSecond(): number {

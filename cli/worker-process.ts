@@ -1,7 +1,7 @@
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { UnavailableError } from "../shared/errors.ts";
+import { FailedPreconditionError } from "../shared/errors.ts";
 
 /** The built command line that worker processes run. */
 const MAIN = fileURLToPath(new URL("./main.js", import.meta.url));
@@ -101,10 +101,12 @@ export class WorkerProcess {
 }
 
 /** An error that says how a worker process ended too early, with the end of its log. */
-export function workerExitError(exit: WorkerExit): UnavailableError {
+export function workerExitError(exit: WorkerExit): FailedPreconditionError {
   const log =
     exit.log.length === 0 ? "it logged nothing" : `its last log lines:\n  ${exit.log.join("\n  ")}`;
-  return new UnavailableError(`worker ${exit.name} ended before the job (${exit.how}); ${log}`);
+  return new FailedPreconditionError(
+    `worker ${exit.name} ended before the job (${exit.how}); ${log}`,
+  );
 }
 
 /** The environment without RANKMESH_ settings: those meant for a daemon of the user's must not bind these workers. */

@@ -5,7 +5,7 @@ import type { JobSpecInput } from "../../shared/job/job-spec.ts";
 import { type CommandContext, printLines } from "../command-context.ts";
 import { EXIT, ExitRequest } from "../exit-codes.ts";
 import { followJob, logLine } from "../follow-job.ts";
-import { formatLoss, formatTable } from "../format.ts";
+import { formatLoss, formatTable, oneLine, printable } from "../format.ts";
 import { catchInterrupt } from "../interrupt.ts";
 import { loadJobFile } from "../job-file.ts";
 import { jobErrorText, jobReport } from "../job-report.ts";
@@ -127,9 +127,9 @@ async function status(id: string, options: JsonFlag, context: CommandContext): P
     );
     return;
   }
-  const reason = job.reason === "" ? "" : `: ${job.reason}`;
+  const reason = job.reason === "" ? "" : `: ${oneLine(job.reason)}`;
   printLines(context.stdout, [
-    `${job.jobId} (${job.name}) is ${job.state}${reason}, ${job.stepsDone} of ${job.steps} steps done`,
+    `${job.jobId} (${oneLine(job.name)}) is ${job.state}${reason}, ${job.stepsDone} of ${job.steps} steps done`,
     ...(job.error === undefined ? [] : [jobErrorText(job.error)]),
     ...(isTerminal(job.state) ? jobReport(job) : []),
   ]);
@@ -151,7 +151,7 @@ async function logs(
         switch (event.kind) {
           case "state":
             context.stdout.write(
-              `${time}${event.state}${event.reason === "" ? "" : `: ${event.reason}`}\n`,
+              `${time}${event.state}${event.reason === "" ? "" : `: ${oneLine(event.reason)}`}\n`,
             );
             if (event.error !== undefined)
               context.stdout.write(`${time}${jobErrorText(event.error)}\n`);
@@ -160,7 +160,9 @@ async function logs(
             context.stdout.write(`${time}step ${event.step} loss ${formatLoss(event.loss)}\n`);
             break;
           case "log":
-            context.stdout.write(`${time}${logLine(event.level, event.rank, event.message)}\n`);
+            context.stdout.write(
+              `${time}${printable(logLine(event.level, event.rank, event.message))}\n`,
+            );
             break;
         }
         if (stopAfter(event)) return;

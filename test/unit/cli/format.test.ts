@@ -5,6 +5,8 @@ import {
   formatLoss,
   formatStepTime,
   formatTable,
+  oneLine,
+  printable,
 } from "../../../cli/format.ts";
 
 describe("formatting for people", () => {
@@ -53,6 +55,12 @@ describe("formatting for people", () => {
       "850 ms",
       "12.3 s",
     ]);
+  });
+
+  it("obeys no control characters in texts of others", () => {
+    expect(printable("a\u001b[2Jb\nc\u202e")).to.equal("a\\u001b[2Jb\nc\\u202e");
+    expect(oneLine("a\r\nb")).to.equal("a\\u000d\\nb");
+    expect(formatTable(["name"], [["a\nb"]])[1]).to.equal("a\\nb");
   });
 
   it("sets columns of numbers right and others left, and leaves no blanks at line ends", () => {
