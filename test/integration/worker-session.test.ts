@@ -65,10 +65,16 @@ describe("worker session", () => {
     for (const session of rejoined) await session.next("finished");
   });
 
-  it("rejoins when the coordinator ends the session", async () => {
+  it("aborts its rank when the session alone ends, and comes back free", async () => {
     const { fake, sessions } = await harness.gang(1);
+    assignGang(sessions, tinyProgram({ ranks: 1 }), { steps: 1_000_000 });
+    await startGang(sessions);
+    await sessions[0]?.next("step");
     sessions[0]?.end();
     await until(() => fake.sessions.length === 2 && fake.live().length === 1, "a second session");
+    const [again] = fake.live();
+    expect((await again?.next("heartbeat"))?.jobId).to.equal("");
+    expect(sessions[0]?.all("failed")).to.deep.equal([]);
   });
 
   it("tries again when its name is taken for now", async () => {
