@@ -12,8 +12,10 @@ import { layersWithInputLayout, pinAxes } from "./spmd/pins.ts";
 export interface AxisRole {
   /** Layer pattern to style; applies along this axis. */
   readonly styles: Readonly<Record<string, string>>;
-  /** Spec field that `styles` came from, for fault paths: `plan`. */
+  /** Spec field that `styles` came from, for fault paths: `plan`, or `model` for the model's default plan. */
   readonly stylesPath: string;
+  /** Whether the user wrote `styles`: sizes that do not divide are then the plan's fault, else the axis size's. */
+  readonly stylesAreOwn: boolean;
   /** Whether the batch's rows are split over this axis. */
   readonly splitsBatch: boolean;
   /** How parameters and optimizer state are stored along this axis. */

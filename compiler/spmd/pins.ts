@@ -1,7 +1,7 @@
 import type { Fault } from "../../shared/errors.ts";
 import { axisSize } from "../../shared/mesh/mesh.ts";
 import { isShard, type Placement, shard, shardDim } from "../../shared/mesh/placement.ts";
-import type { CompileRequest } from "../compile.ts";
+import type { AxisRole, CompileRequest } from "../compile.ts";
 import type { LinearLayer, TrainingGraph } from "../ir/training-graph.ts";
 import { type MatchedStyle, matchStyles } from "../plan/match.ts";
 import type { StyleLayout } from "../plan/style.ts";
@@ -66,7 +66,7 @@ export function pinAxes(
         layer,
         styles[a]?.get(layer.path),
         size,
-        role.stylesPath,
+        role,
         pin,
         follows[a] ?? new Map<number, number>(),
       );
@@ -115,7 +115,7 @@ export function pinAxes(
     layer: LinearLayer,
     matched: MatchedStyle | undefined,
     size: number,
-    field: string,
+    role: AxisRole,
     pin: (value: number | undefined, placement: Placement) => void,
     followsInput: Map<number, number>,
   ): void {
@@ -129,7 +129,9 @@ export function pinAxes(
       return;
     }
     const { style, pattern } = matched;
-    const path = `${field}[${JSON.stringify(pattern.slice(0, 80))}]`;
+    const path = role.stylesAreOwn
+      ? `${role.stylesPath}[${JSON.stringify(pattern.slice(0, 80))}]`
+      : role.sizePath;
     const [out = 0, into = 0] = training.graph.node(layer.weight).type.shape;
     const cut = style.name === "colwise" ? out : style.name === "rowwise" ? into : size;
     if (cut % size !== 0) {

@@ -53,13 +53,15 @@ export function compileRequest(
       {
         styles: {},
         stylesPath: "plan",
+        stylesAreOwn: false,
         splitsBatch: true,
         stateSharding: spec.dataParallelSharding,
         sizePath: "mesh.dataParallel",
       },
       {
         styles: ownPlan ? spec.plan : graph.defaultPlan,
-        stylesPath: ownPlan ? "plan" : "model.defaultPlan",
+        stylesPath: ownPlan ? "plan" : "model",
+        stylesAreOwn: ownPlan,
         splitsBatch: false,
         stateSharding: "none",
         sizePath: "mesh.tensorParallel",

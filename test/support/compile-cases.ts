@@ -25,6 +25,7 @@ export function requestOf(c: Case): CompileRequest {
   const dp: AxisRole = {
     styles: {},
     stylesPath: "plan",
+    stylesAreOwn: true,
     splitsBatch: true,
     stateSharding: c.sharding ?? "none",
     sizePath: "mesh.dataParallel",
@@ -32,6 +33,7 @@ export function requestOf(c: Case): CompileRequest {
   const tp: AxisRole = {
     styles: c.plan ?? c.graph.defaultPlan,
     stylesPath: "plan",
+    stylesAreOwn: true,
     splitsBatch: false,
     stateSharding: "none",
     sizePath: "mesh.tensorParallel",
