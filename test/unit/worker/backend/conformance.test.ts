@@ -180,3 +180,62 @@ function initialize(
   loaded.dispose();
   return { got, want, constant };
 }
+
+describe("the cpu backend on values that are not finite", () => {
+  const special = [
+    Number.NaN,
+    Number.POSITIVE_INFINITY,
+    Number.NEGATIVE_INFINITY,
+    -0,
+    1e-42,
+    200,
+    -200,
+  ];
+  const values = (i: number): number => special[i % special.length] ?? 0;
+  const x: Tensor = { shape: [21], values };
+  const ones: Tensor = { shape: [21], values: () => 1 };
+  const base = { title: "", attrs: {}, outputs: [x], tolerance: 0 };
+  const run = (op: string, ...inputs: Tensor[]): number[] =>
+    [...(runOp(new CpuBackend({ threads: 1 }), { ...base, op, inputs })[0] ?? [])].slice(
+      0,
+      special.length,
+    );
+
+  it("passes NaN on through every activation and gradient", () => {
+    for (const op of ["silu", "relu", "gelu", "tanh", "sigmoid"]) {
+      expect(run(op, x)[0], op).to.be.NaN;
+      if (op !== "relu") expect(run(`${op}Grad`, ones, x)[0], `${op}Grad`).to.be.NaN;
+      expect(run(`${op}Grad`, x, ones)[0], `${op}Grad`).to.be.NaN;
+    }
+  });
+
+  it("saturates at infinities and far out", () => {
+    expect(run("sigmoid", x).slice(1)).to.deep.equal([1, 0, 0.5, 0.5, 1, 0]);
+    expect(run("tanh", x).slice(1, 3)).to.deep.equal([1, -1]);
+    expect(run("tanh", x).slice(5)).to.deep.equal([1, -1]);
+    expect(run("relu", x).slice(1)).to.deep.equal([
+      Number.POSITIVE_INFINITY,
+      0,
+      0,
+      Math.fround(1e-42),
+      200,
+      0,
+    ]);
+    expect(run("silu", x).slice(5)).to.deep.equal([200, -0]);
+    expect(run("gelu", x).slice(5)).to.deep.equal([200, -0]);
+    expect(run("sigmoidGrad", ones, x).slice(5)).to.deep.equal([0, 0]);
+    expect(run("tanhGrad", ones, x).slice(1, 3)).to.deep.equal([0, 0]);
+  });
+
+  it("keeps a gradient norm that is not a number from scaling anything to zero", () => {
+    const norm: Tensor = { shape: [], dtype: "float64", values: () => Number.NaN };
+    const clip = {
+      ...base,
+      op: "clipFactor",
+      inputs: [norm],
+      outputs: [{ shape: [] }],
+      attrs: { maxNorm: 1 },
+    };
+    expect(runOp(new CpuBackend({ threads: 1 }), clip)[0]?.[0]).to.be.NaN;
+  });
+});

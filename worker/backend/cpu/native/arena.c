@@ -7,8 +7,9 @@
 #define HUGE_PAGE (2ul << 20)
 
 /*
- * Maps `bytes` of zeroed memory, to be released by rm_unmap with the same size. NULL when the system refuses.
- * Large maps start on a huge-page boundary: the surplus address space is given back at once, never touched.
+ * Maps `bytes` of zeroed memory, to be released by rm_unmap with the same size. NULL when the
+ * system refuses. Large maps start on a huge-page boundary: the surplus address space is given back
+ * at once, never touched.
  */
 RM_API void *rm_map(uint64_t bytes) {
   if (bytes == 0) bytes = 1;
@@ -39,15 +40,19 @@ RM_API void rm_read(void *host, const void *arena, uint64_t bytes) { memcpy(host
 RM_API void rm_write(void *arena, const void *host, uint64_t bytes) { memcpy(arena, host, bytes); }
 
 /*
- * Highest x86-64 microarchitecture level (2, 3 or 4) that this processor runs; 0 on other architectures. The
- * loader asks the baseline build, which runs anywhere, before it opens a faster one.
+ * Highest x86-64 microarchitecture level (2, 3 or 4) that this processor runs; 0 on other
+ * architectures. The loader asks the baseline build, which runs anywhere, before it opens a faster
+ * one.
  */
 RM_API int rm_cpu_level(void) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi2")) return 2;
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512bw") ||
-      !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512cd"))
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+      !__builtin_cpu_supports("bmi2"))
+    return 2;
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq") ||
+      !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
+      !__builtin_cpu_supports("avx512cd"))
     return 3;
   return 4;
 #else
@@ -70,7 +75,8 @@ static void copy_rows_task(void *context, long task) {
   const copy_args *a = context;
   const long first = task * a->rows_per_task, last = min_long(first + a->rows_per_task, a->rows);
   for (long row = first; row < last; row++)
-    memmove(a->to + (uint64_t)row * a->to_stride, a->from + (uint64_t)row * a->from_stride, a->row_bytes);
+    memmove(a->to + (uint64_t)row * a->to_stride, a->from + (uint64_t)row * a->from_stride,
+            a->row_bytes);
 }
 
 static void copy_span_task(void *context, long task) {
@@ -81,11 +87,13 @@ static void copy_span_task(void *context, long task) {
 }
 
 /*
- * Copies `rows` pieces of `row_bytes`, `from_stride` apart, to pieces `to_stride` apart. Source and destination
- * are the same pieces (nothing to do) or do not overlap.
+ * Copies `rows` pieces of `row_bytes`, `from_stride` apart, to pieces `to_stride` apart. Source and
+ * destination are the same pieces (nothing to do) or do not overlap.
  */
-RM_API void rm_copy(void *to, uint64_t to_stride, const void *from, uint64_t from_stride, uint64_t row_bytes, uint64_t rows) {
-  if (rows == 0 || row_bytes == 0 || (to == from && (rows == 1 || to_stride == from_stride))) return;
+RM_API void rm_copy(void *to, uint64_t to_stride, const void *from, uint64_t from_stride,
+                    uint64_t row_bytes, uint64_t rows) {
+  if (rows == 0 || row_bytes == 0 || (to == from && (rows == 1 || to_stride == from_stride)))
+    return;
   copy_args a = {to, from, to_stride, from_stride, row_bytes, (long)rows, 1, 4 * RM_SPAN};
   if (rows > 1 && to_stride == row_bytes && from_stride == row_bytes) {
     a.row_bytes *= rows;

@@ -1,6 +1,7 @@
 /*
- * Elementwise ops. Outputs may be the very bytes of an input: each vector is loaded before it is stored. A last
- * part of a vector goes through the same vector code, so an element's bits do not depend on its place.
+ * Elementwise ops. Outputs may be the very bytes of an input: each vector is loaded before it is
+ * stored. A last part of a vector goes through the same vector code, so an element's bits do not
+ * depend on its place.
  */
 #include "vector_math.h"
 
@@ -18,7 +19,7 @@ typedef struct {
 RM_INLINE vf value_of(vf x, const enum unary op) {
   switch (op) {
     case SILU: return x / (1.0f + vexp(-x));
-    case RELU: return vselect(x > 0.0f, x, (vf){0});
+    case RELU: return vselect(x <= 0.0f, (vf){0}, x); /* NaN stays NaN */
     case GELU: return x * vnormal_cdf(x);
     case TANH: return vtanh(x);
     default: return vsigmoid(x);
@@ -31,7 +32,7 @@ RM_INLINE vf slope_of(vf x, const enum unary op) {
       const vf s = vsigmoid(x);
       return s * (1.0f + x * (1.0f - s));
     }
-    case RELU: return vselect(x > 0.0f, vset(1.0f), (vf){0});
+    case RELU: return vselect(x <= 0.0f, (vf){0}, vset(1.0f));
     case GELU: return vnormal_cdf(x) + x * vnormal_pdf(x);
     case TANH: return vtanh_slope(x);
     default: return vsigmoid_slope(x);
@@ -39,21 +40,22 @@ RM_INLINE vf slope_of(vf x, const enum unary op) {
 }
 
 /* Runs y[i] = EXPRESSION of a[i], b[i] as vectors `a` and `b` over the task's span. */
-#define SPAN_TASK(NAME, USES_B, EXPRESSION)                                                                   \
-  static void NAME(void *context, long task) {                                                                \
-    const span_args *s = context;                                                                             \
-    const long first = task * RM_SPAN, last = min_long(first + RM_SPAN, s->n);                                \
-    long i = first;                                                                                           \
-    for (; i + VL <= last; i += VL) {                                                                         \
-      const vf a = vload(s->a + i), b = USES_B ? vload(s->b + i) : a;                                         \
-      (void)b;                                                                                                \
-      vstore(s->y + i, EXPRESSION);                                                                           \
-    }                                                                                                         \
-    if (i < last) {                                                                                           \
-      const vf a = vload_part(s->a + i, last - i), b = USES_B ? vload_part(s->b + i, last - i) : a;           \
-      (void)b;                                                                                                \
-      vstore_part(s->y + i, EXPRESSION, last - i);                                                            \
-    }                                                                                                         \
+#define SPAN_TASK(NAME, USES_B, EXPRESSION)                                    \
+  static void NAME(void *context, long task) {                                 \
+    const span_args *s = context;                                              \
+    const long first = task * RM_SPAN, last = min_long(first + RM_SPAN, s->n); \
+    long i = first;                                                            \
+    for (; i + VL <= last; i += VL) {                                          \
+      const vf a = vload(s->a + i), b = USES_B ? vload(s->b + i) : a;          \
+      (void)b;                                                                 \
+      vstore(s->y + i, EXPRESSION);                                            \
+    }                                                                          \
+    if (i < last) {                                                            \
+      const vf a = vload_part(s->a + i, last - i),                             \
+               b = USES_B ? vload_part(s->b + i, last - i) : a;                \
+      (void)b;                                                                 \
+      vstore_part(s->y + i, EXPRESSION, last - i);                             \
+    }                                                                          \
   }
 
 SPAN_TASK(silu_task, 0, value_of(a, SILU))
@@ -73,7 +75,8 @@ SPAN_TASK(sub_task, 1, a - b)
 SPAN_TASK(scale_task, 0, vnarrow(vwiden(a) * s->factor))
 SPAN_TASK(scaled_difference_task, 1, vnarrow((vwiden(a) - vwiden(b)) * s->factor))
 
-static void run_spans(rm_task task, const float *a, const float *b, float *y, uint64_t n, double factor) {
+static void run_spans(rm_task task, const float *a, const float *b, float *y, uint64_t n,
+                      double factor) {
   span_args s = {a, b, y, (long)n, factor};
   rm_parallel(ceil_div(s.n, RM_SPAN), task, &s);
 }
@@ -86,7 +89,8 @@ RM_API void rm_unary(int op, const float *x, float *y, uint64_t n) {
 
 /* dx = dy op'(x). */
 RM_API void rm_unary_grad(int op, const float *dy, const float *x, float *dx, uint64_t n) {
-  static const rm_task tasks[] = {silu_grad_task, relu_grad_task, gelu_grad_task, tanh_grad_task, sigmoid_grad_task};
+  static const rm_task tasks[] = {silu_grad_task, relu_grad_task, gelu_grad_task, tanh_grad_task,
+                                  sigmoid_grad_task};
   run_spans(tasks[op], dy, x, dx, n, 0);
 }
 
@@ -96,10 +100,13 @@ RM_API void rm_binary(int op, const float *a, const float *b, float *y, uint64_t
   run_spans(tasks[op], a, b, y, n, 0);
 }
 
-RM_API void rm_scale(const float *x, float *y, uint64_t n, double factor) { run_spans(scale_task, x, NULL, y, n, factor); }
+RM_API void rm_scale(const float *x, float *y, uint64_t n, double factor) {
+  run_spans(scale_task, x, NULL, y, n, factor);
+}
 
 /* dx = *ds * 2 (x - y) / count. */
-RM_API void rm_mse_grad(const float *ds, const float *x, const float *y, float *dx, uint64_t n, double count) {
+RM_API void rm_mse_grad(const float *ds, const float *x, const float *y, float *dx, uint64_t n,
+                        double count) {
   run_spans(scaled_difference_task, x, y, dx, n, 2.0 * (double)*ds / count);
 }
 
@@ -123,11 +130,15 @@ RM_API void rm_fill(float *y, uint64_t n, double value) {
 }
 
 /* Every element is *s * factor. */
-RM_API void rm_broadcast(const float *s, float *y, uint64_t n, double factor) { rm_fill(y, n, (double)*s * factor); }
+RM_API void rm_broadcast(const float *s, float *y, uint64_t n, double factor) {
+  rm_fill(y, n, (double)*s * factor);
+}
 
 RM_API void rm_zero(void *y, uint64_t bytes) {
-  if (bytes % 4 == 0) rm_fill(y, bytes / 4, 0);
-  else memset(y, 0, bytes);
+  if (bytes % 4 == 0)
+    rm_fill(y, bytes / 4, 0);
+  else
+    memset(y, 0, bytes);
 }
 
 /* ---- sums of several tensors ---- */
@@ -144,9 +155,12 @@ static void add_n_task(void *context, long task) {
   for (long i = first; i < last; i += VL) {
     const long left = last - i;
     vf sum = left >= VL ? vload(a->x[0] + i) : vload_part(a->x[0] + i, left);
-    for (long k = 1; k < a->count; k++) sum += left >= VL ? vload(a->x[k] + i) : vload_part(a->x[k] + i, left);
-    if (left >= VL) vstore(a->y + i, sum);
-    else vstore_part(a->y + i, sum, left);
+    for (long k = 1; k < a->count; k++)
+      sum += left >= VL ? vload(a->x[k] + i) : vload_part(a->x[k] + i, left);
+    if (left >= VL)
+      vstore(a->y + i, sum);
+    else
+      vstore_part(a->y + i, sum, left);
   }
 }
 
@@ -167,15 +181,16 @@ RM_API void rm_add_n_double(const double *const *x, uint64_t count, double *y, u
 
 /* ---- sums for collectives: on the calling thread alone, operands at any alignment ---- */
 
-#define SUM_TWO(NAME, TYPE)                                                        \
+#define SUM_TWO(NAME, TYPE)                                                         \
   RM_API void NAME(void *target, const void *left, const void *right, uint64_t n) { \
-    TYPE *t = target;                                                              \
-    const TYPE *a = left, *b = right;                                              \
-    for (uint64_t i = 0; i < n; i++) t[i] = a[i] + b[i];                           \
+    TYPE *t = target;                                                               \
+    const TYPE *a = left, *b = right;                                               \
+    for (uint64_t i = 0; i < n; i++) t[i] = a[i] + b[i];                            \
   }
 typedef float float_unaligned __attribute__((aligned(1), may_alias));
 typedef double double_unaligned __attribute__((aligned(1), may_alias));
-typedef uint32_t int_unaligned __attribute__((aligned(1), may_alias)); /* unsigned: wraps as Int32Array does */
+typedef uint32_t int_unaligned
+    __attribute__((aligned(1), may_alias)); /* unsigned: wraps as Int32Array does */
 SUM_TWO(rm_sum2_float, float_unaligned)
 SUM_TWO(rm_sum2_double, double_unaligned)
 SUM_TWO(rm_sum2_int, int_unaligned)

@@ -1,13 +1,15 @@
 /*
- * Products with many rows: blocks of C run through a CBLAS on this library's threads, or through the kernel below
- * where no BLAS is installed. The BLAS itself stays on one thread: its own threads would spin between calls and
- * take the cores that the next kernel needs.
+ * Products with many rows: blocks of C run through a CBLAS on this library's threads, or through
+ * the kernel below where no BLAS is installed. The BLAS itself stays on one thread: its own threads
+ * would spin between calls and take the cores that the next kernel needs.
  */
-#include "rankmesh_cpu.h"
 #include "gemm.h"
 
-typedef void (*cblas_sgemm_function)(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a,
-                                     int lda, const float *b, int ldb, float beta, float *c, int ldc);
+#include "rankmesh_cpu.h"
+
+typedef void (*cblas_sgemm_function)(int order, int trans_a, int trans_b, int m, int n, int k,
+                                     float alpha, const float *a, int lda, const float *b, int ldb,
+                                     float beta, float *c, int ldc);
 #define ROW_MAJOR 101
 #define NO_TRANSPOSE 111
 #define TRANSPOSE 112
@@ -28,7 +30,8 @@ typedef struct {
 
 /* ---- own kernel ---- */
 
-/* Register block: MR x NV vectors; packed blocks: KC x MC of A in the second-level cache, KC x NC of B in the third. */
+/* Register block: MR x NV vectors; packed blocks: KC x MC of A in the second-level cache, KC x NC
+ * of B in the third. */
 #define NV 2
 #if VL == 16
 #define MR 12
@@ -57,12 +60,14 @@ static void pack_a(const gemm_args *g, long row, long rows, long k0, long depth,
   }
 }
 
-static void pack_b(const gemm_args *g, long column, long columns, long k0, long depth, float *packed) {
+static void pack_b(const gemm_args *g, long column, long columns, long k0, long depth,
+                   float *packed) {
   for (long p = 0; p < columns; p += NR) {
     const long n = min_long(NR, columns - p);
     if (g->trans_b) {
       for (long j = 0; j < NR; j++)
-        for (long k = 0; k < depth; k++) packed[k * NR + j] = j < n ? g->B[(column + p + j) * g->ldb + k0 + k] : 0;
+        for (long k = 0; k < depth; k++)
+          packed[k * NR + j] = j < n ? g->B[(column + p + j) * g->ldb + k0 + k] : 0;
       packed += depth * NR;
     } else {
       for (long k = 0; k < depth; k++, packed += NR) {
@@ -74,7 +79,8 @@ static void pack_b(const gemm_args *g, long column, long columns, long k0, long 
 }
 
 /* c[0..rows)[0..columns) (+)= a b, a: depth x MR, b: depth x NR. */
-static void micro_kernel(const float *a, const float *b, long depth, float *c, long ldc, long rows, long columns, int add) {
+static void micro_kernel(const float *a, const float *b, long depth, float *c, long ldc, long rows,
+                         long columns, int add) {
   vf sum[MR][NV];
 #pragma GCC unroll 12
   for (int i = 0; i < MR; i++)
@@ -105,7 +111,8 @@ static void micro_kernel(const float *a, const float *b, long depth, float *c, l
 #pragma GCC unroll 2
     for (int j = 0; j < NV; j++) vstore(&edge[i][j * VL], sum[i][j]);
   for (long i = 0; i < rows; i++)
-    for (long j = 0; j < columns; j++) c[i * ldc + j] = add ? c[i * ldc + j] + edge[i][j] : edge[i][j];
+    for (long j = 0; j < columns; j++)
+      c[i * ldc + j] = add ? c[i * ldc + j] + edge[i][j] : edge[i][j];
 }
 
 static void own_block(const gemm_args *g, long row, long rows, long column, long columns) {
@@ -120,7 +127,8 @@ static void own_block(const gemm_args *g, long row, long rows, long column, long
         pack_a(g, row + i, mc, k, depth, a);
         for (long jr = 0; jr < nc; jr += NR)
           for (long ir = 0; ir < mc; ir += MR)
-            micro_kernel(a + ir * depth, b + jr * depth, depth, g->C + (row + i + ir) * g->ldc + column + j + jr, g->ldc,
+            micro_kernel(a + ir * depth, b + jr * depth, depth,
+                         g->C + (row + i + ir) * g->ldc + column + j + jr, g->ldc,
                          min_long(MR, mc - ir), min_long(NR, nc - jr), k > 0);
       }
     }
@@ -132,27 +140,34 @@ static void own_block(const gemm_args *g, long row, long rows, long column, long
 static void gemm_task(void *context, long task) {
   const gemm_args *g = context;
   const long row = task / g->columns * g->row_step, column = task % g->columns * g->column_step;
-  const long rows = min_long(g->row_step, g->M - row), columns = min_long(g->column_step, g->N - column);
+  const long rows = min_long(g->row_step, g->M - row),
+             columns = min_long(g->column_step, g->N - column);
   if (cblas_sgemm == NULL) {
     own_block(g, row, rows, column, columns);
     return;
   }
-  cblas_sgemm(ROW_MAJOR, g->trans_a ? TRANSPOSE : NO_TRANSPOSE, g->trans_b ? TRANSPOSE : NO_TRANSPOSE, (int)rows, (int)columns,
-              (int)g->K, 1.0f, g->trans_a ? g->A + row : g->A + row * g->lda, (int)g->lda,
-              g->trans_b ? g->B + column * g->ldb : g->B + column, (int)g->ldb, 0.0f, g->C + row * g->ldc + column, (int)g->ldc);
+  cblas_sgemm(ROW_MAJOR, g->trans_a ? TRANSPOSE : NO_TRANSPOSE,
+              g->trans_b ? TRANSPOSE : NO_TRANSPOSE, (int)rows, (int)columns, (int)g->K, 1.0f,
+              g->trans_a ? g->A + row : g->A + row * g->lda, (int)g->lda,
+              g->trans_b ? g->B + column * g->ldb : g->B + column, (int)g->ldb, 0.0f,
+              g->C + row * g->ldc + column, (int)g->ldc);
 }
 
-void rm_gemm(int trans_a, int trans_b, long M, long N, long K, const float *A, long lda, const float *B, long ldb, float *C, long ldc) {
+void rm_gemm(int trans_a, int trans_b, long M, long N, long K, const float *A, long lda,
+             const float *B, long ldb, float *C, long ldc) {
   if (M == 0 || N == 0) return;
   if (K == 0) {
     for (long r = 0; r < M; r++) memset(C + r * ldc, 0, (size_t)N * 4);
     return;
   }
   gemm_args g = {trans_a, trans_b, M, N, K, A, B, lda, ldb, ldc, C, M, N, 1};
-  /* The longer side of C is cut: each block packs its share of both operands, and a cut of one side only repeats the other. */
+  /* The longer side of C is cut: each block packs its share of both operands, and a cut of one side
+   * only repeats the other. */
   const long parts = M * N * K < 65536 ? 1 : rm_threads();
-  if (M > N) g.row_step = max_long(16, ceil_div(ceil_div(M, parts), 16) * 16);
-  else g.column_step = max_long(64, ceil_div(ceil_div(N, parts), 64) * 64);
+  if (M > N)
+    g.row_step = max_long(16, ceil_div(ceil_div(M, parts), 16) * 16);
+  else
+    g.column_step = max_long(64, ceil_div(ceil_div(N, parts), 64) * 64);
   g.columns = ceil_div(N, g.column_step);
   rm_parallel(ceil_div(M, g.row_step) * g.columns, gemm_task, &g);
 }

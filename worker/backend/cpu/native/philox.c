@@ -1,7 +1,7 @@
 /*
- * Initial weights: Philox4x32-10 (Salmon et al. 2011) keyed by seed, counted by (global index / 4, name hash), so
- * that every element is a function of seed, parameter name and global index alone. shared/random has the same in
- * TypeScript, bit for bit.
+ * Initial weights: Philox4x32-10 (Salmon et al. 2011) keyed by seed, counted by (global index / 4,
+ * name hash), so that every element is a function of seed, parameter name and global index alone.
+ * shared/random has the same in TypeScript, bit for bit.
  */
 #include "rankmesh_cpu.h"
 
@@ -54,8 +54,11 @@ RM_INLINE void philox_blocks(const stream *s, uint64_t first, uint32_t *words) {
   }
 }
 
-/* float((2u - 1) bound) with u = (word >> 8) / 2^24; `unit` is bound / 2^23, and all but the product is exact. */
-RM_INLINE float uniform_of(uint32_t word, double unit) { return (float)((double)((int32_t)(word >> 8) - 8388608) * unit); }
+/* float((2u - 1) bound) with u = (word >> 8) / 2^24; `unit` is bound / 2^23, and all but the
+ * product is exact. */
+RM_INLINE float uniform_of(uint32_t word, double unit) {
+  return (float)((double)((int32_t)(word >> 8) - 8388608) * unit);
+}
 
 /* y[0..n) = uniform values of global elements start .. start + n - 1. */
 static void fill_run(const stream *s, uint64_t start, long n, double unit, float *y) {
@@ -83,7 +86,8 @@ typedef struct {
   long n;
 } philox_args;
 
-/* Fills elements [first, last) of the slice: runs along the last dim are contiguous in global indices too. */
+/* Fills elements [first, last) of the slice: runs along the last dim are contiguous in global
+ * indices too. */
 static void philox_task(void *context, long task) {
   const philox_args *a = context;
   uint64_t at = (uint64_t)task * RM_SPAN;
@@ -96,19 +100,26 @@ static void philox_task(void *context, long task) {
       rest /= a->local[d];
       stride *= a->global[d];
     }
-    const uint64_t left_in_run = inner - at % inner, run = last - at < left_in_run ? last - at : left_in_run;
+    const uint64_t left_in_run = inner - at % inner,
+                   run = last - at < left_in_run ? last - at : left_in_run;
     fill_run(&a->s, global, (long)run, a->unit, a->y + at);
     at += run;
   }
 }
 
 /*
- * Fills a slice with values uniform on [-bound, bound). `shape` holds the global sizes, the slice's starts and its
- * sizes, `dims` (1 to 8) of each. The caller merges trailing dims that the slice holds whole, so that runs are long.
+ * Fills a slice with values uniform on [-bound, bound). `shape` holds the global sizes, the slice's
+ * starts and its sizes, `dims` (1 to 8) of each. The caller merges trailing dims that the slice
+ * holds whole, so that runs are long.
  */
-RM_API void rm_fill_uniform(float *y, const uint64_t *shape, int dims, uint64_t seed, uint64_t name_hash, double bound) {
-  philox_args a = {.s = {(uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)name_hash, (uint32_t)(name_hash >> 32)},
-                   .unit = bound / 8388608.0, .y = y, .dims = dims, .n = 1};
+RM_API void rm_fill_uniform(float *y, const uint64_t *shape, int dims, uint64_t seed,
+                            uint64_t name_hash, double bound) {
+  philox_args a = {.s = {(uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)name_hash,
+                         (uint32_t)(name_hash >> 32)},
+                   .unit = bound / 8388608.0,
+                   .y = y,
+                   .dims = dims,
+                   .n = 1};
   for (int d = 0; d < dims; d++) {
     a.global[d] = shape[d];
     a.start[d] = shape[dims + d];

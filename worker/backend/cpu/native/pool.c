@@ -1,7 +1,8 @@
 /*
- * The threads of rm_parallel. A region never waits for a thread that is asleep: threads join while tasks are
- * left, and the caller, out of tasks, closes the region and waits only for those inside. Idle threads spin for
- * some microseconds (the next kernel usually follows at once) and then sleep, so an idle worker uses no CPU.
+ * The threads of rm_parallel. A region never waits for a thread that is asleep: threads join while
+ * tasks are left, and the caller, out of tasks, closes the region and waits only for those inside.
+ * Idle threads spin for some microseconds (the next kernel usually follows at once) and then sleep,
+ * so an idle worker uses no CPU.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -15,7 +16,8 @@
 #define STACK_BYTES (8u << 20)
 #define SPIN_NANOSECONDS 30000
 
-/* State word: bit 0 says that a region is open, bits 1..16 count threads inside, the rest counts regions. */
+/* State word: bit 0 says that a region is open, bits 1..16 count threads inside, the rest counts
+ * regions. */
 #define OPEN 1ull
 #define INSIDE 2ull
 #define INSIDE_MASK 0x1fffeull
@@ -77,7 +79,8 @@ static uint64_t try_region(int index) {
   return seen;
 }
 
-/* Whether something happened since `seen`: a region opened (a finished one stays "open" in `seen`). */
+/* Whether something happened since `seen`: a region opened (a finished one stays "open" in `seen`).
+ */
 static int moved_on(uint64_t seen) {
   uint64_t now = atomic_load(&state);
   return (now & OPEN) && (now / REGION) != (seen / REGION);
@@ -122,7 +125,8 @@ static void wait_until_left(void) {
 
 void rm_parallel(long tasks, rm_task task, void *context) {
   if (tasks <= 0) return;
-  /* A second caller (the collectives' thread, a test) does not queue behind the first: it works alone. */
+  /* A second caller (the collectives' thread, a test) does not queue behind the first: it works
+   * alone. */
   if (tasks == 1 || rm_threads() == 1 || pthread_mutex_trylock(&region_lock) != 0) {
     for (long t = 0; t < tasks; t++) task(context, t);
     return;
@@ -145,7 +149,8 @@ void rm_parallel(long tasks, rm_task task, void *context) {
 
 int rm_threads(void) { return atomic_load_explicit(&threads, memory_order_relaxed); }
 
-/* Sets the number of threads, the caller among them; starts those that are missing. Returns the number in use. */
+/* Sets the number of threads, the caller among them; starts those that are missing. Returns the
+ * number in use. */
 RM_API int rm_set_threads(int wanted) {
   if (wanted < 1) wanted = 1;
   if (wanted > MAX_THREADS) wanted = MAX_THREADS;

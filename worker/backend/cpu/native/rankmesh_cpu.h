@@ -2,10 +2,11 @@
  * Kernels of the cpu backend: memory-bound and fused work that no BLAS offers.
  *
  * Rules of this library:
- * - Tensors are dense, row-major; M rows, I in-features, O out-features. Pointers need only their element's alignment.
+ * - Tensors are dense, row-major; M rows, I in-features, O out-features. Pointers need only their
+ * element's alignment.
  * - Nothing is allocated after rm_set_threads: scratch is an operand or lies on the stack.
- * - Work is cut into tasks by sizes alone, and sums never depend on which thread ran a task: the bits are the
- *   same for any number of threads.
+ * - Work is cut into tasks by sizes alone, and sums never depend on which thread ran a task: the
+ * bits are the same for any number of threads.
  */
 #ifndef RANKMESH_CPU_H
 #define RANKMESH_CPU_H
@@ -65,7 +66,8 @@ RM_INLINE double vsum_double(vd x) {
 RM_INLINE vd vwiden(vf x) { return __builtin_convertvector(x, vd); }
 RM_INLINE vf vnarrow(vd x) { return __builtin_convertvector(x, vf); }
 
-/* Keeps a value in a register: GCC otherwise loads it again for every product that it takes part in. */
+/* Keeps a value in a register: GCC otherwise loads it again for every product that it takes part
+ * in. */
 #if defined(__x86_64__)
 #define KEEP(x) __asm__("" : "+v"(x))
 #elif defined(__aarch64__)
@@ -94,12 +96,14 @@ RM_INLINE long ceil_div(long a, long b) { return (a + b - 1) / b; }
 /* Elements of one task of an elementwise op: 128 KiB, enough to hide the hand-over of a task. */
 #define RM_SPAN 32768L
 
-/* Up to this many rows the few-row kernels beat a GEMM (measured against OpenBLAS at 8192 x 8192). */
+/* Up to this many rows the few-row kernels beat a GEMM (measured against OpenBLAS at 8192 x 8192).
+ */
 #define RM_FEW_ROWS 48
 
 typedef void (*rm_task)(void *context, long task);
 
-/* Runs task(context, 0 .. tasks-1), each once, on the calling thread and the pool. Returns when all are done. */
+/* Runs task(context, 0 .. tasks-1), each once, on the calling thread and the pool. Returns when all
+ * are done. */
 void rm_parallel(long tasks, rm_task task, void *context);
 /* Threads that rm_parallel uses, the caller among them. */
 int rm_threads(void);

@@ -1,6 +1,7 @@
 /*
- * Sums to a scalar, accumulated in double and rounded once. A tensor is cut into chunks by its length alone; the
- * chunks' sums are added in order, so the result does not depend on the number of threads.
+ * Sums to a scalar, accumulated in double and rounded once. A tensor is cut into chunks by its
+ * length alone; the chunks' sums are added in order, so the result does not depend on the number of
+ * threads.
  */
 #include "rankmesh_cpu.h"
 
@@ -28,11 +29,13 @@ RM_INLINE void reduce_span(const reduce_args *a, long task, const enum term term
   long i = first;
   for (; i + 2 * VL <= last; i += 2 * VL) {
     s0 += term_of(vload(a->x + i), term == SQUARED_DIFFERENCE ? vload(a->y + i) : (vf){0}, term);
-    s1 += term_of(vload(a->x + i + VL), term == SQUARED_DIFFERENCE ? vload(a->y + i + VL) : (vf){0}, term);
+    s1 += term_of(vload(a->x + i + VL), term == SQUARED_DIFFERENCE ? vload(a->y + i + VL) : (vf){0},
+                  term);
   }
   for (; i < last; i += VL) {
     const long n = min_long(VL, last - i);
-    s0 += term_of(vload_part(a->x + i, n), term == SQUARED_DIFFERENCE ? vload_part(a->y + i, n) : (vf){0}, term);
+    s0 += term_of(vload_part(a->x + i, n),
+                  term == SQUARED_DIFFERENCE ? vload_part(a->y + i, n) : (vf){0}, term);
   }
   a->partial[task] = vsum_double(s0 + s1);
 }
@@ -52,14 +55,18 @@ static double reduce(rm_task task, const float *x, const float *y, uint64_t n) {
 }
 
 /* *s = sum(x) / divisor. */
-RM_API void rm_sum(const float *x, uint64_t n, double divisor, float *s) { *s = (float)(reduce(sum_task, x, NULL, n) / divisor); }
+RM_API void rm_sum(const float *x, uint64_t n, double divisor, float *s) {
+  *s = (float)(reduce(sum_task, x, NULL, n) / divisor);
+}
 
 /* *s = sum((x - y)^2) / count. */
 RM_API void rm_mse(const float *x, const float *y, uint64_t n, double count, float *s) {
   *s = (float)(reduce(difference_task, x, y, n) / count);
 }
 
-RM_API void rm_sum_squares(const float *x, uint64_t n, double *s) { *s = reduce(square_task, x, NULL, n); }
+RM_API void rm_sum_squares(const float *x, uint64_t n, double *s) {
+  *s = reduce(square_task, x, NULL, n);
+}
 
 /* ---- norm of dy^T x through Gram matrices ---- */
 
@@ -74,14 +81,16 @@ typedef struct {
 } gram_args;
 
 /* dots[i][j] = a[i] . b[j] for i < na, j < nb, rows of length n. */
-RM_INLINE void block_dots(const float *a, const float *b, long n, long na, long nb, double dots[BLOCK][BLOCK]) {
+RM_INLINE void block_dots(const float *a, const float *b, long n, long na, long nb,
+                          double dots[BLOCK][BLOCK]) {
   vd sum[BLOCK][BLOCK];
   for (int i = 0; i < BLOCK; i++)
     for (int j = 0; j < BLOCK; j++) sum[i][j] = (vd){0};
   for (long k = 0; k < n; k += VL) {
     const long left = min_long(VL, n - k);
     vd bk[BLOCK];
-    for (long j = 0; j < nb; j++) bk[j] = vwiden(left == VL ? vload(b + j * n + k) : vload_part(b + j * n + k, left));
+    for (long j = 0; j < nb; j++)
+      bk[j] = vwiden(left == VL ? vload(b + j * n + k) : vload_part(b + j * n + k, left));
     for (long i = 0; i < na; i++) {
       const vd ak = vwiden(left == VL ? vload(a + i * n + k) : vload_part(a + i * n + k, left));
       for (long j = 0; j < nb; j++) sum[i][j] += ak * bk[j];
@@ -93,7 +102,8 @@ RM_INLINE void block_dots(const float *a, const float *b, long n, long na, long 
 
 static double gram_block(const gram_args *a, long p, long q) {
   double dots_dy[BLOCK][BLOCK], dots_x[BLOCK][BLOCK], total = 0;
-  const long i = p * BLOCK, j = q * BLOCK, ni = min_long(BLOCK, a->M - i), nj = min_long(BLOCK, a->M - j);
+  const long i = p * BLOCK, j = q * BLOCK, ni = min_long(BLOCK, a->M - i),
+             nj = min_long(BLOCK, a->M - j);
   if (ni == BLOCK && nj == BLOCK) {
     block_dots(a->dy + i * a->O, a->dy + j * a->O, a->O, BLOCK, BLOCK, dots_dy);
     block_dots(a->x + i * a->I, a->x + j * a->I, a->I, BLOCK, BLOCK, dots_x);
@@ -116,7 +126,8 @@ static void gram_task(void *context, long task) {
 }
 
 /* *s = ||dy^T x||_F^2 = sum over rows i, j of (dy_i . dy_j)(x_i . x_j), dots in double. */
-RM_API void rm_sum_squares_from_factors(const float *dy, const float *x, uint64_t M, uint64_t O, uint64_t I, double *s) {
+RM_API void rm_sum_squares_from_factors(const float *dy, const float *x, uint64_t M, uint64_t O,
+                                        uint64_t I, double *s) {
   double partial[MOST_GROUPS], total = 0;
   gram_args a = {dy, x, partial, (long)M, (long)O, (long)I, ceil_div((long)M, BLOCK), 1};
   a.step = max_long(1, ceil_div(a.blocks, MOST_GROUPS));

@@ -1,4 +1,5 @@
-/* Transcendental functions on float vectors, to about 2 ulp. Coefficients from Cephes (Moshier, expf, tanhf, ndtrf). */
+/* Transcendental functions on float vectors, to about 2 ulp. Coefficients from Cephes (Moshier,
+ * expf, tanhf, ndtrf). */
 #ifndef RANKMESH_VECTOR_MATH_H
 #define RANKMESH_VECTOR_MATH_H
 
@@ -7,7 +8,9 @@
 RM_INLINE vf vselect(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
 RM_INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 /* The magnitude of x with the sign of s. */
-RM_INLINE vf vcopysign(vf x, vf s) { return (vf)(((vi)x & 0x7fffffff) | ((vi)s & (int32_t)0x80000000)); }
+RM_INLINE vf vcopysign(vf x, vf s) {
+  return (vf)(((vi)x & 0x7fffffff) | ((vi)s & (int32_t)0x80000000));
+}
 
 /* 2^n for -127 < n < 128. */
 RM_INLINE vf vpower2(vi n) { return (vf)((n + 127) << 23); }
