@@ -31,12 +31,18 @@ describe("coordinator: faults", function () {
   it("fails a job whose worker is killed in mid-run, naming rank, worker and step, and frees the others", async () => {
     await joinWith(4, 2, {
       onStep: async (step, worker) => {
-        if (step === 1) await worker.kill();
+        if (step !== 1) return undefined;
+        // What was just sent would be lost with the connection.
+        await coordinator.until(
+          "step 0 is counted",
+          async () => (await coordinator.get("mine")).stepsDone === 1,
+        );
+        await worker.kill();
         return undefined;
       },
     });
     const before = performance.now();
-    const { jobId } = await coordinator.submit(smallJob(1, 4));
+    const { jobId } = await coordinator.submit(smallJob(1, 4), { jobId: "mine" });
     const job = await coordinator.finished(jobId);
     expect(performance.now() - before).to.be.below(5_000);
     expect(job.state).to.equal("JOB_STATE_FAILED");
