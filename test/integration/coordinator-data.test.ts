@@ -173,7 +173,7 @@ describe("coordinator: data and weights", function () {
       smallJob(1, 1, { data: { batchSize: 4, safetensors: { path } } }),
     );
     await writeFile(join(coordinator.dir, path), "x");
-    await coordinator.joinMany(1);
+    const [worker] = await coordinator.joinMany(1);
     const { error } = await coordinator.finished(jobId);
     expect(error?.code).to.equal("INVALID_ARGUMENT");
     expect(error?.message).to.match(
