@@ -179,6 +179,8 @@ describe("coordinator: data and weights", function () {
     expect(error?.message).to.match(
       /^data\.safetensors\.path: data\.safetensors: not a safetensors file/,
     );
+    // It was never told of the job: there is nothing for it to abort.
+    expect([worker?.assigned, worker?.aborts]).to.deep.equal([[], []]);
     await coordinator.until(
       "the worker is idle",
       async () => (await coordinator.listWorkers())[0]?.state === "idle",
