@@ -34,6 +34,9 @@ import type { CoordinatorLimits } from "./limits.ts";
 import { READY_BYTES_PER_SECOND } from "./limits.ts";
 import type { JobPlan, Planner } from "./planner.ts";
 
+/** A complaint is kept with its job and sent to every watcher. */
+const MAX_COMPLAINT_CHARS = 4_000;
+
 /** Told of what metrics count. */
 export interface EngineObserver {
   stepDone(job: Job, step: StepDone): void;
@@ -235,7 +238,7 @@ export class Engine {
         complaint: {
           rank,
           code: failed.code || "INTERNAL",
-          message: failed.message,
+          message: failed.message.slice(0, MAX_COMPLAINT_CHARS),
           ...(failed.peer === undefined ? {} : { peer: failed.peer }),
           ...(failed.step === undefined ? {} : { step: failed.step }),
         },

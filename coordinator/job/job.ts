@@ -35,7 +35,8 @@ export class Job implements Demand {
   readonly machine: JobMachine;
   /** How many later jobs were started before it. */
   overtaken = 0;
-  notes: readonly string[] = [];
+  /** What a person should know of its plan. */
+  notes: readonly string[];
   /** The file it wrote. */
   output: WrittenFile | undefined;
   readonly #options: JobOptions;
@@ -55,6 +56,7 @@ export class Job implements Demand {
     this.batchSize = spec.data.batchSize;
     this.takesPushedBatches = "stream" in spec.data;
     this.tokensPerStep = positions(checked.plan.program.inputs[0]) ?? spec.data.batchSize;
+    this.notes = checked.plan.notes;
     this.createdAtMs = now.wallMs;
     this.#spec = spec;
     this.#options = options;
