@@ -61,7 +61,7 @@ export function checkClose(
     const difference = Math.abs((value ?? Number.NaN) - (want ?? Number.NaN));
     if (difference <= tolerance * Math.abs(want ?? Number.NaN)) continue;
     throw new VerificationError(
-      `${what}: value ${index} is ${value}, expected ${want} within ${tolerance} relative`,
+      `${what}: value ${index} is ${value}, expected ${want} within ${tolerance.toExponential()} relative`,
     );
   }
 }

@@ -72,7 +72,7 @@ function run({ progress, signal }: BenchContext): Promise<BenchResult> {
     title: "Compiling a job for 8 ranks",
     verified: [
       "the same model at small sizes, run by the reference interpreter on all ranks, gives the losses of the unpartitioned " +
-        `graph within ${FLOAT64_TOLERANCE} (float64, 2 steps)`,
+        `graph within ${FLOAT64_TOLERANCE.toExponential()} (float64, 2 steps)`,
       "repeated compilations give the same bytes",
     ],
     tables: [

@@ -1,3 +1,4 @@
+import { plural } from "../cli/format.ts";
 import { threadsPerRank } from "../cli/machine.ts";
 import {
   type BenchContext,
@@ -28,12 +29,12 @@ async function run(context: BenchContext): Promise<BenchResult> {
   progress(`quickstart on ${RANKS.join(", ")} ranks`);
   const { runs } = await quickstart(context, { dim, steps: STEPS, tp: RANKS });
   for (const { tensorParallel, loss } of runs) {
-    const what = `losses on ${tensorParallel} ranks against 1`;
+    const what = `losses on ${plural(tensorParallel, "rank")} against 1`;
     checkClose(what, loss, runs[0]?.loss ?? [], LOSS_TOLERANCE);
   }
   const peerRuns = new Map<number, PeerRun>();
   for (const world of peers.missing === undefined ? PEER_RANKS : []) {
-    progress(`PyTorch on ${world} ranks`);
+    progress(`PyTorch on ${plural(world, "rank")}`);
     const threads = threadsPerRank(world);
     const task = { world, threads, dim, batch: BATCH, steps: PEER_STEPS };
     peerRuns.set(world, await peers.feedForwardMemory(task));
@@ -62,7 +63,7 @@ async function run(context: BenchContext): Promise<BenchResult> {
     title: `Memory per rank of FeedForward(${dim}, ${dim}), batch ${BATCH}, AdamW`,
     verified: [
       "peak = prediction, to the byte, on every rank of every mesh, initialisation included",
-      `losses agree on ${RANKS.join(", ")} ranks within ${LOSS_TOLERANCE}, relative`,
+      `losses agree on ${RANKS.join(", ")} ranks within ${LOSS_TOLERANCE.toExponential()}, relative`,
     ],
     tables: [
       {
@@ -90,12 +91,12 @@ async function run(context: BenchContext): Promise<BenchResult> {
     ],
     budgets: rows.flatMap((row) => [
       {
-        what: `peak MB, ${row.ranks} ranks`,
+        what: `peak MB, ${plural(row.ranks, "rank")}`,
         measured: row.peakBytes / 1e6,
         limit: row.limitBytes / 1e6,
       },
       {
-        what: `resident above peak MB, ${row.ranks} ranks`,
+        what: `resident above peak MB, ${plural(row.ranks, "rank")}`,
         measured: row.residentAboveBytes / 1e6,
         limit: RESIDENT_BUDGET_BYTES / 1e6,
       },

@@ -1,3 +1,4 @@
+import { plural } from "../cli/format.ts";
 import { type AllReduceRow, run as runAllReduce } from "./allreduce.ts";
 import type { BenchContext, Benchmark, BenchResult } from "./benchmark.ts";
 import { milliseconds, ratio } from "./numbers.ts";
@@ -47,6 +48,6 @@ async function run({ peers, progress }: BenchContext): Promise<BenchResult> {
 
 function budgetOf(row: AllReduceRow) {
   if (row.ratio === null) return [];
-  const what = `all-reduce / gloo, ${row.ranks} ranks, ${row.bytes} bytes`;
+  const what = `all-reduce / gloo, ${plural(row.ranks, "rank")}, ${row.bytes} bytes`;
   return [{ what, measured: row.ratio, limit: row.budget }];
 }

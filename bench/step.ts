@@ -1,4 +1,5 @@
 import { readFile } from "node:fs/promises";
+import { plural } from "../cli/format.ts";
 import { threadsPerRank } from "../cli/machine.ts";
 import type { JobSpecInput } from "../shared/job/job-spec.ts";
 import { type Bandwidth, BandwidthMeter } from "./bandwidth.ts";
@@ -48,7 +49,7 @@ async function run(context: BenchContext): Promise<BenchResult> {
   const losses = new Map<number, readonly (number | null)[]>();
   for (let round = 0; round < ROUNDS; round++) {
     for (const ranks of RANKS) {
-      progress(`round ${round + 1} of ${ROUNDS}, ${ranks} ranks`);
+      progress(`round ${round + 1} of ${ROUNDS}, ${plural(ranks, "rank")}`);
       const bandwidth = await meter.measure();
       const job = await runJob(context, jobSpec(dim, ranks));
       losses.set(ranks, job.loss);
@@ -72,7 +73,7 @@ async function run(context: BenchContext): Promise<BenchResult> {
     }
   }
   verified.push(
-    `losses of the timed runs agree on 1 and 2 ranks within ${LOSS_TOLERANCE}, relative`,
+    `losses of the timed runs agree on 1 and 2 ranks within ${LOSS_TOLERANCE.toExponential()}, relative`,
   );
   const summaries = RANKS.map((ranks) => summarize(samples.filter((s) => s.ranks === ranks)));
   return {
@@ -84,13 +85,13 @@ async function run(context: BenchContext): Promise<BenchResult> {
         ? []
         : [
             {
-              what: `step / PyTorch, ${s.ranks} ranks`,
+              what: `step / PyTorch, ${plural(s.ranks, "rank")}`,
               measured: s.peerRatio,
               limit: PEER_BUDGET,
             },
           ]),
       {
-        what: `step / streaming its bytes, ${s.ranks} ranks`,
+        what: `step / streaming its bytes, ${plural(s.ranks, "rank")}`,
         measured: s.streamRatio,
         limit: STREAM_BUDGET,
       },
@@ -124,14 +125,14 @@ async function matchReference(context: BenchContext): Promise<string> {
       data: { batchSize: 6, safetensors: { path: `${folder}/data.safetensors` } },
       steps: expected.loss.length,
     });
-    const what = `losses of the reference run on ${tensorParallel} ranks`;
+    const what = `losses of the reference run on ${plural(tensorParallel, "rank")}`;
     checkClose(what, job.loss, expected.loss, LOSS_TOLERANCE);
     const wrong = job.ranks.find((rank) => rank.backend !== "cpu");
     if (wrong !== undefined) {
       throw new VerificationError(`rank ${wrong.rank} ran on the ${wrong.backend} backend`);
     }
   }
-  return `losses of the PyTorch reference run feedforward-sum within ${LOSS_TOLERANCE} relative, on ${RANKS.join(" and ")} ranks`;
+  return `losses of the PyTorch reference run feedforward-sum within ${LOSS_TOLERANCE.toExponential()} relative, on ${RANKS.join(" and ")} ranks`;
 }
 
 function jobSpec(dim: number, tensorParallel: number): JobSpecInput {

@@ -62,16 +62,18 @@ static double run(int which) {
   return (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
 }
 
-static float *array(size_t bytes) {
-  float *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+/* Arrays that lie the same distance into a page hinder each other (2 to 4 times slower): each begins a bit later. */
+static float *array(size_t bytes, size_t which) {
+  const size_t late = which * 1088;
+  float *p = mmap(NULL, bytes + late, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) {
     fprintf(stderr, "stream: no %zu bytes\n", bytes);
     exit(1);
   }
 #ifdef MADV_HUGEPAGE
-  madvise(p, bytes, MADV_HUGEPAGE);
+  madvise(p, bytes + late, MADV_HUGEPAGE);
 #endif
-  return p;
+  return p + late / sizeof(float);
 }
 
 static int ascending(const void *x, const void *y) {
@@ -86,7 +88,7 @@ int main(int argc, char **argv) {
   const int repeats = atoi(argv[3]);
   if (threads < 1 || bytes == 0 || repeats < 1 || repeats > 1000) return 2;
   elements = (long)(bytes / sizeof(float));
-  a = array(bytes), b = array(bytes), c = array(bytes);
+  a = array(bytes, 0), b = array(bytes, 1), c = array(bytes, 2);
   pthread_barrier_init(&begin, NULL, (unsigned)threads + 1);
   pthread_barrier_init(&end, NULL, (unsigned)threads + 1);
   for (long t = 0; t < threads; t++) {
