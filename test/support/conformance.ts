@@ -1,5 +1,7 @@
 // Runs single ops on a backend: a program of one instruction, its slots apart by guard bytes that must survive.
-import { stepScalars, type StepScalars } from "../../shared/optimizer/step-scalars.ts";
+
+import type { Mesh } from "../../shared/mesh/mesh.ts";
+import { type StepScalars, stepScalars } from "../../shared/optimizer/step-scalars.ts";
 import {
   type ComputeInstruction,
   type DType,
@@ -7,9 +9,8 @@ import {
   type Program,
   type Slot,
 } from "../../shared/program/program.ts";
-import type { Mesh } from "../../shared/mesh/mesh.ts";
 import type { Backend } from "../../worker/backend/backend.ts";
-import { type Expected, EXPECTED } from "./expected-ops.ts";
+import { EXPECTED, type Expected } from "./expected-ops.ts";
 
 export interface Tensor {
   readonly shape: readonly number[];
@@ -197,6 +198,7 @@ export function expectedOf(op: OpCase): number[][] {
     axisSize,
     coordinate: op.rank ?? 0,
     outputLength: count(shape ?? []),
+    outputShape: shape ?? [],
   });
 }
 

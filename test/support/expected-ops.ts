@@ -12,6 +12,7 @@ export interface OpOperands {
   readonly axisSize: number;
   readonly coordinate: number;
   readonly outputLength: number;
+  readonly outputShape: readonly number[];
 }
 
 /** Values of every output. */
@@ -175,6 +176,28 @@ export const EXPECTED: Readonly<Record<string, Expected>> = {
   fill: ({ attrs, outputLength }) => [range(outputLength).map(() => attrs["value"] ?? 0)],
   slice: (o) => copyPart(o, o.attrs["dim"] ?? 0, o.coordinate, o.axisSize),
   takeRows: (o) => copyPart(o, 0, o.scalars.microbatch, o.attrs["parts"] ?? 1),
+  splitBlocks: (o) => {
+    const parts = o.attrs["parts"] ?? 1;
+    return [range(parts).flatMap((part) => copyPart(o, o.attrs["dim"] ?? 0, part, parts)[0] ?? [])];
+  },
+  joinBlocks: ({ inputs, attrs, outputShape }) => {
+    const [dim, parts] = [attrs["dim"] ?? 0, attrs["parts"] ?? 1];
+    const inner = product(outputShape.slice(dim + 1));
+    const size = outputShape[dim] ?? 0;
+    const length = size / parts;
+    return [
+      range(product(outputShape)).map((at) => {
+        const [outer, d, i] = [
+          Math.floor(at / (size * inner)),
+          Math.floor(at / inner) % size,
+          at % inner,
+        ];
+        const [part, within] = [Math.floor(d / length), d % length];
+        const rows = product(outputShape.slice(0, dim));
+        return get(inputs[0], ((part * rows + outer) * length + within) * inner + i);
+      }),
+    ];
+  },
   mask: ({ inputs, coordinate }) => [(inputs[0] ?? []).map((x) => (coordinate === 0 ? x : 0))],
   accumulate: ({ inputs, scalars }) => [
     (inputs[1] ?? []).map((g, i) => (scalars.microbatch === 0 ? g : get(inputs[0], i) + g)),

@@ -385,6 +385,26 @@ const movement: OpCase[] = [0, 1, 2].flatMap((rank): OpCase[] => [
   },
 ]);
 
+const blocks: OpCase[] = (
+  [
+    [[6, 5], 0, 3],
+    [[6, 5], 1, 5],
+    [[4, 6, 5], 1, 2],
+    [[4, 6, 5], 2, 1],
+    [[3, 0], 1, 2],
+    [[300, 130], 1, 2],
+  ] as const
+).flatMap(([shape, dim, parts]): OpCase[] => {
+  const block = shape.map((n, d) => (d === dim ? n / parts : n));
+  const title = `[${shape.join(", ")}] dim ${dim} and ${parts} parts`;
+  const [whole, apart] = [t(...shape), t(parts, ...block)];
+  const attrs = { dim, parts };
+  return [
+    { op: "splitBlocks", title, inputs: [whole], outputs: [apart], attrs, tolerance: EXACT },
+    { op: "joinBlocks", title, inputs: [apart], outputs: [whole], attrs, tolerance: EXACT },
+  ];
+});
+
 const factor = positive();
 
 const updates: OpCase[] = SIZES.flatMap((n): OpCase[] => {
@@ -487,6 +507,7 @@ export const OP_CASES: readonly OpCase[] = [
   ...elementwise,
   ...scalars,
   ...movement,
+  ...blocks,
   ...updates,
   ...fromFactors,
 ];

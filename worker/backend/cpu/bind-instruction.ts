@@ -190,6 +190,35 @@ const slice: Binder = (o, { kernels, mesh, coordinates }) => {
   )(coordinates[axis] ?? o.fail(`mesh has no axis ${axis}`));
 };
 
+/** Parts of dim attrs.dim, one after another as dense blocks; or, with `join`, back. */
+const blocks =
+  (join: boolean): Binder =>
+  (o, { kernels }) => {
+    const x = o.anyInput(0);
+    const y = sameType(o, x.n);
+    const [dim, parts, whole] = [o.attr("dim"), o.attr("parts"), join ? y.shape : x.shape];
+    const size = whole[dim];
+    if (size === undefined || parts < 1 || size % parts !== 0) {
+      o.fail(`dim ${dim} does not divide into ${parts} parts`);
+    }
+    const rows = elementCount(whole.slice(0, dim));
+    // With one row the blocks already lie one after another.
+    if (rows === 1) return copyAll(kernels, x, y);
+    if (x.address === y.address) o.fail("blocks cannot be moved in place");
+    const bytes = (elementCount(whole.slice(dim)) / parts) * dtypeBytes(x.dtype);
+    const [dense, strided] = [bytes, bytes * parts];
+    return () => {
+      for (let part = 0; part < parts; part++) {
+        const [inBlocks, inWhole] = [part * rows * bytes, part * bytes];
+        if (join) {
+          kernels.copy(y.address + inWhole, strided, x.address + inBlocks, dense, bytes, rows);
+        } else {
+          kernels.copy(y.address + inBlocks, dense, x.address + inWhole, strided, bytes, rows);
+        }
+      }
+    };
+  };
+
 const takeRows: Binder = (o, { kernels }) => {
   const parts = o.attr("parts");
   const take = takePart(o, kernels, 0, parts);
@@ -365,6 +394,8 @@ const BINDERS: ReadonlyMap<string, Binder> = new Map<string, Binder>([
   ["fill", fill],
   ["identity", identity],
   ["slice", slice],
+  ["splitBlocks", blocks(false)],
+  ["joinBlocks", blocks(true)],
   ["takeRows", takeRows],
   ["splitBlocks", splitBlocks],
   ["joinBlocks", joinBlocks],

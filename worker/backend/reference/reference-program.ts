@@ -1,7 +1,7 @@
 import koffi from "koffi";
 import { opDefinition } from "../../../compiler/ops/index.ts";
 import type { NumberArray, ReferenceCall, ReferenceTensor } from "../../../compiler/ops/op.ts";
-import { InternalError, ResourceExhaustedError } from "../../../shared/errors.ts";
+import { InternalError, ResourceExhaustedError, unreachable } from "../../../shared/errors.ts";
 import { coordinates } from "../../../shared/mesh/mesh.ts";
 import { shardIntervals } from "../../../shared/mesh/placement.ts";
 import type { StepScalars } from "../../../shared/optimizer/step-scalars.ts";
@@ -12,7 +12,6 @@ import type {
   StoredTensor,
 } from "../../../shared/program/program.ts";
 import { fillUniformSlice } from "../../../shared/random/uniform.ts";
-import { unreachable } from "../../../shared/errors.ts";
 import { arenaParts, checkRange, elementCount, slotAt } from "../arena-layout.ts";
 import type { LoadedProgram, MemoryAccount } from "../backend.ts";
 

@@ -1,9 +1,11 @@
 import { expect } from "chai";
+import { opNames } from "../../../../compiler/ops/index.ts";
 import type { Layout } from "../../../../shared/mesh/placement.ts";
 import { shardIntervals } from "../../../../shared/mesh/placement.ts";
 import type { StoredTensor } from "../../../../shared/program/program.ts";
 import { fillUniformSlice } from "../../../../shared/random/uniform.ts";
 import type { Backend } from "../../../../worker/backend/backend.ts";
+import { boundOps } from "../../../../worker/backend/cpu/bind-instruction.ts";
 import { CpuBackend } from "../../../../worker/backend/cpu/cpu-backend.ts";
 import { ReferenceBackend } from "../../../../worker/backend/reference/reference-backend.ts";
 import {
@@ -237,5 +239,13 @@ describe("the cpu backend on values that are not finite", () => {
       attrs: { maxNorm: 1 },
     };
     expect(runOp(new CpuBackend({ threads: 1 }), clip)[0]?.[0]).to.be.NaN;
+  });
+});
+
+describe("the table of op cases", () => {
+  it("holds every op of the registry, and the cpu backend runs them all", () => {
+    const cases = [...new Set(OP_CASES.map(({ op }) => op))].sort();
+    expect(cases).to.deep.equal(opNames().sort());
+    expect(boundOps().sort()).to.deep.equal(cases);
   });
 });
