@@ -16,11 +16,21 @@ function event(eventId: number, last = 5): JobEvent {
       ranks: [],
     };
   }
-  return { eventId, time: undefined, kind: "log", level: "info", message: `${eventId}`, rank: undefined };
+  return {
+    eventId,
+    time: undefined,
+    kind: "log",
+    level: "info",
+    message: `${eventId}`,
+    rank: undefined,
+  };
 }
 
 /** Connections that each give the events after the asked id, up to `breakAfter`, and then fail with `error`. */
-function flaky(breakAfter: readonly number[], error: Error = new UnavailableError("connection broke")) {
+function flaky(
+  breakAfter: readonly number[],
+  error: Error = new UnavailableError("connection broke"),
+) {
   const opened: (number | undefined)[] = [];
   return {
     opened,
