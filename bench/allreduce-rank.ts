@@ -26,6 +26,8 @@ export type RankReport =
   | {
       readonly kind: "times";
       readonly seconds: readonly (readonly number[])[];
+      /** Processor seconds of this rank per repeat, by size: what counts on a machine that others use too. */
+      readonly cpuSeconds: readonly number[];
       readonly kernel: string;
     }
   | { readonly kind: "failed"; readonly message: string };
@@ -88,12 +90,11 @@ async function measure(
   };
   const barrier = new Uint8Array(4);
   const seconds: number[][] = [];
+  const cpuSeconds: number[] = [];
   for (const [i, size] of task.sizes.entries()) {
     const values = new Float32Array(size / 4);
     const bytes = new Uint8Array(values.buffer);
-    values.forEach((_, at) => {
-      values[at] = (at % 97) * (rank + 1);
-    });
+    for (let at = 0; at < values.length; at++) values[at] = (at % 97) * (rank + 1);
     await reduce(0, barrier);
     await reduce(i + 1, bytes);
     const sumOfRanks = (ranks * (ranks + 1)) / 2;
@@ -102,17 +103,20 @@ async function measure(
       throw new Error(`rank ${rank}, ${size} bytes: element ${wrong} is ${values[wrong]}`);
     values.fill(0);
     const times: number[] = [];
+    const cpu = process.cpuUsage();
     for (let repeat = 0; repeat < WARMUP_REPEATS + (task.repeats[i] ?? 5); repeat++) {
       await reduce(0, barrier);
       const began = performance.now();
       await reduce(i + 1, bytes);
       times.push((performance.now() - began) / 1000);
     }
+    const { user, system } = process.cpuUsage(cpu);
+    cpuSeconds.push((user + system) / 1e6 / times.length);
     seconds.push(times.slice(WARMUP_REPEATS));
   }
   await reduce(0, barrier);
   await transport.close();
-  return { kind: "times", seconds, kernel: name };
+  return { kind: "times", seconds, cpuSeconds, kernel: name };
 }
 
 function report(message: RankReport): void {

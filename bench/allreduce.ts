@@ -34,6 +34,8 @@ export interface AllReduceRow {
   readonly segmentBytes: number;
   readonly medianSeconds: number;
   readonly p90Seconds: number;
+  /** Processor time of rank 0, the barrier before each repeat included. */
+  readonly cpuSeconds: number;
   /** Median of gloo in the same run; null where it is absent. */
   readonly peerSeconds: number | null;
   /** medianSeconds / peerSeconds. */
@@ -61,11 +63,11 @@ export async function run(options: AllReduceBenchOptions = {}): Promise<AllReduc
   const rows: AllReduceRow[] = [];
   let kernel = "";
   let peerMissing = options.peer === false ? "switched off" : undefined;
-  print("ranks      bytes  algorithm  segment   median ms     p90 ms    gloo ms   ratio  budget");
+  print("ranks      bytes  algorithm  segment   median ms     p90 ms     cpu ms    gloo ms   ratio  budget");
   for (const ranks of options.ranks ?? [2, 4]) {
     const peer = peerMissing === undefined ? await runPeer(ranks, sizes) : peerMissing;
     if (typeof peer === "string") peerMissing = peer;
-    const { seconds, kernel: used } = await runRanks(ranks, sizes, options);
+    const { seconds, cpuSeconds, kernel: used } = await runRanks(ranks, sizes, options);
     kernel = used;
     for (const [i, bytes] of sizes.entries()) {
       const times = [...(seconds[i] ?? [])].sort((a, b) => a - b);
@@ -79,6 +81,7 @@ export async function run(options: AllReduceBenchOptions = {}): Promise<AllReduc
         segmentBytes: options.segmentBytes ?? chosen.segmentBytes,
         medianSeconds,
         p90Seconds: quantile(times, 0.9),
+        cpuSeconds: cpuSeconds[i] ?? Number.NaN,
         peerSeconds,
         ratio: peerSeconds === null ? null : medianSeconds / peerSeconds,
         budget: bytes <= 1 << 20 ? 1 : 1.5,
@@ -100,6 +103,7 @@ function tableLine(row: AllReduceRow): string {
     String(row.segmentBytes).padStart(8),
     ms(row.medianSeconds).padStart(11),
     ms(row.p90Seconds).padStart(10),
+    ms(row.cpuSeconds).padStart(10),
     ms(row.peerSeconds).padStart(10),
     (row.ratio === null ? "-" : row.ratio.toFixed(2)).padStart(7),
     row.budget.toFixed(1).padStart(7),
@@ -114,7 +118,7 @@ async function runRanks(
   ranks: number,
   sizes: readonly number[],
   { algorithm, segmentBytes }: AllReduceBenchOptions,
-): Promise<{ seconds: readonly (readonly number[])[]; kernel: string }> {
+): Promise<Extract<RankReport, { kind: "times" }>> {
   const repeats = sizes.map((bytes) => Math.max(5, Math.min(200, Math.floor((256 << 20) / bytes))));
   const children = Array.from({ length: ranks }, () => fork(RANK_MODULE));
   const timer = setTimeout(() => {

@@ -5,6 +5,7 @@ import { fromServiceError, isServiceError, toServiceError } from "../../shared/r
 import type { Frame, Transport } from "./collective.ts";
 import { type CollectiveHub, type PullCall, replacedError } from "./collective-hub.ts";
 import { collectiveService, type PullFramesMethod } from "./collective-service.ts";
+import { relaxGarbageCollection } from "./garbage-collection.ts";
 import type { TaggedFrame } from "./frame-codec.ts";
 
 export interface GrpcTransportOptions {
@@ -60,6 +61,7 @@ export class GrpcTransport implements Transport {
 
   /** Registers with the hub: from now on peers may open their streams. */
   constructor(options: GrpcTransportOptions) {
+    relaxGarbageCollection();
     this.#options = options;
     this.rank = options.rank;
     this.#method = collectiveService().definition.PullFrames;
