@@ -26,6 +26,7 @@ typedef struct {
   long lda, ldb, ldc;
   float *C;
   long row_step, column_step, columns;
+  int fits_int; /* sizes and strides, as CBLAS takes them */
 } gemm_args;
 
 /* ---- own kernel ---- */
@@ -142,7 +143,7 @@ static void gemm_task(void *context, long task) {
   const long row = task / g->columns * g->row_step, column = task % g->columns * g->column_step;
   const long rows = min_long(g->row_step, g->M - row),
              columns = min_long(g->column_step, g->N - column);
-  if (cblas_sgemm == NULL) {
+  if (cblas_sgemm == NULL || !g->fits_int) {
     own_block(g, row, rows, column, columns);
     return;
   }
@@ -160,14 +161,16 @@ void rm_gemm(int trans_a, int trans_b, long M, long N, long K, const float *A, l
     for (long r = 0; r < M; r++) memset(C + r * ldc, 0, (size_t)N * 4);
     return;
   }
-  gemm_args g = {trans_a, trans_b, M, N, K, A, B, lda, ldb, ldc, C, M, N, 1};
+  gemm_args g = {trans_a, trans_b, M, N, K, A, B, lda, ldb, ldc, C, M, N, 1, 0};
   /* The longer side of C is cut: each block packs its share of both operands, and a cut of one side
    * only repeats the other. */
-  const long parts = M * N * K < 65536 ? 1 : rm_threads();
+  const long parts = (double)M * (double)N * (double)K < 65536 ? 1 : rm_threads();
   if (M > N)
     g.row_step = max_long(16, ceil_div(ceil_div(M, parts), 16) * 16);
   else
     g.column_step = max_long(64, ceil_div(ceil_div(N, parts), 64) * 64);
+  g.fits_int =
+      max_long(max_long(max_long(M, N), max_long(K, lda)), max_long(ldb, ldc)) <= INT32_MAX;
   g.columns = ceil_div(N, g.column_step);
   rm_parallel(ceil_div(M, g.row_step) * g.columns, gemm_task, &g);
 }
