@@ -1,22 +1,4 @@
-/** Numbers and tables for people. Decimal units: 1 GB is 1e9 bytes, as the reference prints memory. */
-
-const BYTE_UNITS = [
-  { unit: "TB", bytes: 1e12 },
-  { unit: "GB", bytes: 1e9 },
-  { unit: "MB", bytes: 1e6 },
-  { unit: "kB", bytes: 1e3 },
-] as const;
-
-/** `2.42 GB`, `316.5 MB`, `12 B`. */
-export function formatBytes(bytes: number): string {
-  for (const { unit, bytes: size } of BYTE_UNITS) {
-    if (bytes >= size) {
-      const value = bytes / size;
-      return `${value >= 100 ? value.toFixed(1) : value.toFixed(2)} ${unit}`;
-    }
-  }
-  return `${bytes} B`;
-}
+/** Numbers and tables for people. */
 
 /** `0:07`, `12:30`, `1:02:03`; whole seconds, rounded up so that a running job never shows 0:00 too early. */
 export function formatDuration(seconds: number): string {

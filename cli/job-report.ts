@@ -1,12 +1,6 @@
 import type { Job, JobError } from "../client/job-types.ts";
-import {
-  formatBytes,
-  formatLoss,
-  formatStepTime,
-  formatTable,
-  plural,
-  printable,
-} from "./format.ts";
+import { formatBytes } from "../shared/format-bytes.ts";
+import { formatLoss, formatStepTime, formatTable, plural, printable } from "./format.ts";
 import { summarizeStepSeconds } from "./job-result.ts";
 
 /** How a job ended, for people: steps, losses, step time, and the peak memory of every rank. */

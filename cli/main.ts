@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import { Command } from "commander";
-import { packageVersion } from "../worker/version.ts";
+import { packageVersion } from "../shared/version.ts";
 import { PROCESS_CONTEXT, printLines } from "./command-context.ts";
 import { errorLines } from "./error-text.ts";
 import { exitCodeOf } from "./exit-codes.ts";

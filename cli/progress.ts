@@ -1,11 +1,5 @@
-import {
-  formatBytes,
-  formatDuration,
-  formatLoss,
-  formatRate,
-  oneLine,
-  printable,
-} from "./format.ts";
+import { formatBytes } from "../shared/format-bytes.ts";
+import { formatDuration, formatLoss, formatRate, oneLine, printable } from "./format.ts";
 
 /** The part of a terminal or file that progress needs. */
 export interface ProgressStream {

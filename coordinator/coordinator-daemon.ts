@@ -1,13 +1,12 @@
-import { readFileSync } from "node:fs";
-import { dirname, join } from "node:path";
 import type { Logger } from "pino";
+import { type HttpEndpoint, serveHttp } from "../shared/http-server.ts";
 import { formatHostPort, type HostPort, isLoopback, parseHostPort } from "../shared/rpc/address.ts";
 import { protosDirectory, services } from "../shared/rpc/proto.ts";
 import { RpcServer } from "../shared/rpc/server.ts";
+import { packageVersion } from "../shared/version.ts";
 import { systemClock } from "./clock.ts";
 import { anyPath, insideRoot, noPaths, type PathPolicy } from "./data/paths.ts";
 import { Engine } from "./engine.ts";
-import { type HttpEndpoint, serveHttp } from "./http-server.ts";
 import { LocalJobFiles } from "./job/local-job-files.ts";
 import { type CoordinatorLimits, DEFAULT_LIMITS } from "./limits.ts";
 import { CoordinatorMetrics } from "./metrics.ts";
@@ -165,11 +164,4 @@ function statusOf(engine: Engine, version: string): unknown {
       steps: job.machine.steps,
     })),
   };
-}
-
-/** This package's version, as package.json says it. */
-function packageVersion(): string {
-  const file = join(dirname(protosDirectory()), "package.json");
-  const { version } = JSON.parse(readFileSync(file, "utf8")) as { readonly version?: unknown };
-  return typeof version === "string" ? version : "unknown";
 }

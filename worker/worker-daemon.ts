@@ -2,20 +2,20 @@ import { hostname } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import { UnavailableError } from "../shared/errors.ts";
+import { serveHttp } from "../shared/http-server.ts";
 import { formatHostPort, type HostPort, isLoopback, parseHostPort } from "../shared/rpc/address.ts";
 import { RpcServer } from "../shared/rpc/server.ts";
+import { packageVersion } from "../shared/version.ts";
 import { CollectiveHub } from "./collective/collective-hub.ts";
 import { collectiveService } from "./collective/collective-service.ts";
 import { BACKEND_MODULE, loadBackend } from "./compute/backend-loader.ts";
 import { Deferred } from "./deferred.ts";
 import { BufferGarbage, keepYoungGenerationSmall } from "./garbage.ts";
 import { openGrpcRing } from "./grpc-ring.ts";
-import { serveHttp } from "./http-server.ts";
 import { WorkerMetrics } from "./metrics.ts";
 import { RankHost } from "./rank-host.ts";
 import { SessionKeeper } from "./session.ts";
 import { readShardHandler } from "./shard-reader.ts";
-import { packageVersion } from "./version.ts";
 
 export interface WorkerOptions {
   /** host:port of the coordinator. */
@@ -104,12 +104,13 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
     ],
   });
   const bound = await server.bind(listen);
-  const http = await serveHttp(httpAt, metrics.registry, () => !stopping).catch(
-    async (error: unknown) => {
-      await server.stop(0);
-      throw error;
-    },
-  );
+  const http = await serveHttp(httpAt, {
+    registry: metrics.registry,
+    healthy: () => !stopping,
+  }).catch(async (error: unknown) => {
+    await server.stop(0);
+    throw error;
+  });
   for (const { host: at } of [bound, http.address]) {
     if (!isLoopback(at)) {
       logger.warn(

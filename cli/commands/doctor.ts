@@ -1,11 +1,12 @@
 import { createServer } from "node:net";
 import type { Command } from "commander";
 import { RankmeshClient } from "../../client/client.ts";
+import { formatBytes } from "../../shared/format-bytes.ts";
 import { parseHostPort } from "../../shared/rpc/address.ts";
 import { BACKEND_MODULE, loadBackend } from "../../worker/compute/backend-loader.ts";
 import { type CommandContext, printLines } from "../command-context.ts";
 import { EXIT, ExitRequest } from "../exit-codes.ts";
-import { formatBytes, plural } from "../format.ts";
+import { plural } from "../format.ts";
 import { checkHealth } from "../health.ts";
 import { machineMemoryBytes, numCores } from "../machine.ts";
 import { envOption, hostPort } from "../option-values.ts";

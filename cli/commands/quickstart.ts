@@ -1,12 +1,13 @@
 import type { Command } from "commander";
 import { planJob } from "../../coordinator/planning/plan-job.ts";
 import { ResourceExhaustedError } from "../../shared/errors.ts";
+import { formatBytes } from "../../shared/format-bytes.ts";
 import type { JobSpecInput } from "../../shared/job/job-spec.ts";
 import { requireJobSpec } from "../../shared/job/resolve.ts";
 import { type CommandContext, printLines } from "../command-context.ts";
 import { runEmbeddedJob } from "../embedded-job.ts";
 import { EXIT, ExitRequest } from "../exit-codes.ts";
-import { formatBytes, plural } from "../format.ts";
+import { plural } from "../format.ts";
 import { catchInterrupt, Interrupted } from "../interrupt.ts";
 import { jobErrorText } from "../job-report.ts";
 import { machineMemoryBytes } from "../machine.ts";

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
+import { formatBytes } from "../../shared/format-bytes.ts";
 import { type CommandContext, printLines } from "../command-context.ts";
-import { formatBytes, formatTable } from "../format.ts";
+import { formatTable } from "../format.ts";
 import { type ConnectionOptions, withAddress, withClient } from "./connection.ts";
 
 export function addWorkersCommand(program: Command, context: CommandContext): void {

@@ -1,5 +1,5 @@
+import { formatBytes } from "../../shared/format-bytes.ts";
 import type { Program } from "../../shared/program/program.ts";
-import { formatBytes } from "./format-bytes.ts";
 import type { SchedulableWorker } from "./scheduler.ts";
 
 /** Why no worker can hold a rank of this program: what it needs by kind, against what the largest one has. */

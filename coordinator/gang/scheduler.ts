@@ -1,6 +1,6 @@
+import { formatBytes } from "../../shared/format-bytes.ts";
 import type { AxisSize, MeshSpec } from "../../shared/job/job-spec.ts";
 import type { MeshSizes } from "../job/job-state.ts";
-import { formatBytes } from "./format-bytes.ts";
 
 /** A worker as the scheduler sees it. */
 export interface SchedulableWorker {

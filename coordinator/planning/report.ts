@@ -1,3 +1,4 @@
+import { formatBytes } from "../../shared/format-bytes.ts";
 import { coordinates, worldSize } from "../../shared/mesh/mesh.ts";
 import { shardIntervals } from "../../shared/mesh/placement.ts";
 import type { Collective, Instruction, MemoryKind, Program } from "../../shared/program/program.ts";
@@ -132,16 +133,12 @@ function fasterWithFewer(
   ];
 }
 
-const GB = 1e9;
-
-/** `2.42 GB`, `512 KiB`: memory in GB as the reference prints it, payloads in binary units. */
-export function formatBytes(bytes: number): string {
-  if (bytes >= 0.01 * GB) return `${(bytes / GB).toFixed(2)} GB`;
+/** `256 KiB`, `1.5 MiB`, `17 B`: what tensors and messages are counted in. */
+function formatPayload(bytes: number): string {
+  const trim = (n: number): string => (Number.isInteger(n) ? `${n}` : n.toFixed(1));
   if (bytes >= 1 << 20) return `${trim(bytes / (1 << 20))} MiB`;
   return bytes >= 1 << 10 ? `${trim(bytes / (1 << 10))} KiB` : `${bytes} B`;
 }
-
-const trim = (n: number): string => (Number.isInteger(n) ? `${n}` : n.toFixed(1));
 
 /** The report for people. */
 export function printReport(report: PlanReport): string {
@@ -172,7 +169,7 @@ export function printReport(report: PlanReport): string {
   for (const c of report.collectives) {
     const times = c.timesPerStep === 1 ? "" : ` x ${c.timesPerStep}`;
     lines.push(
-      `  ${c.phase.padEnd(9)} ${c.op.padEnd(13)} ${c.label}: ${formatBytes(c.payloadBytes)}${times} over ${c.axes.join(" x ")}, ${c.algorithm}; a rank sends ${formatBytes(c.wireBytes * c.timesPerStep)}`,
+      `  ${c.phase.padEnd(9)} ${c.op.padEnd(13)} ${c.label}: ${formatPayload(c.payloadBytes)}${times} over ${c.axes.join(" x ")}, ${c.algorithm}; a rank sends ${formatPayload(c.wireBytes * c.timesPerStep)}`,
     );
   }
   lines.push(`  a rank sends ${report.collectiveBytesPerStep} bytes a step`);

@@ -34,12 +34,19 @@ export function chooseAlgorithm(
   groupSize: number,
 ): AlgorithmChoice {
   const direct =
-    op === "allToAll" || groupSize <= 2 || (op === "allReduce" ? payloadBytes <= DIRECT_ALL_REDUCE_BYTES : payloadBytes <= 4 * DIRECT_ALL_REDUCE_BYTES);
+    op === "allToAll" ||
+    groupSize <= 2 ||
+    (op === "allReduce"
+      ? payloadBytes <= DIRECT_ALL_REDUCE_BYTES
+      : payloadBytes <= 4 * DIRECT_ALL_REDUCE_BYTES);
   const algorithm: Algorithm = direct ? "direct" : "ring";
   // Four segments to a chunk keep a pipeline busy; the bounds keep frames worth their headers.
   const chunkBytes = Math.ceil(payloadBytes / Math.max(1, groupSize));
   const wanted = Math.ceil(chunkBytes / 4 / 4096) * 4096;
-  return { algorithm, segmentBytes: Math.min(MAX_SEGMENT_BYTES, Math.max(MIN_SEGMENT_BYTES, wanted)) };
+  return {
+    algorithm,
+    segmentBytes: Math.min(MAX_SEGMENT_BYTES, Math.max(MIN_SEGMENT_BYTES, wanted)),
+  };
 }
 
 /**
@@ -58,7 +65,9 @@ export function wireBytes(
   if (groupSize <= 1 || fullBytes === 0) return 0;
   if (op !== "allReduce") {
     if (fullBytes % (groupSize * elementBytes) !== 0) {
-      throw new InternalError(`${op} of ${fullBytes} bytes over ${groupSize} ranks leaves ragged chunks of ${elementBytes}-byte elements`);
+      throw new InternalError(
+        `${op} of ${fullBytes} bytes over ${groupSize} ranks leaves ragged chunks of ${elementBytes}-byte elements`,
+      );
     }
     return (fullBytes / groupSize) * (groupSize - 1);
   }

@@ -7,7 +7,8 @@ export function bestSumKernel(): { readonly sum: SumKernel; readonly name: strin
   try {
     return { sum: nativeSum(), name: "native" };
   } catch (error) {
-    if (error instanceof FailedPreconditionError) return { sum: sumInJavaScript, name: "JavaScript" };
+    if (error instanceof FailedPreconditionError)
+      return { sum: sumInJavaScript, name: "JavaScript" };
     throw error;
   }
 }

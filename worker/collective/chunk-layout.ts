@@ -43,7 +43,13 @@ export function layoutOf(shape: CollectiveShape): ChunkLayout {
     return { chunks, outer: 1, strideBytes: rowElements * elementBytes, elementBytes, rowElements };
   }
   const rowElements = size * chunkElements;
-  return { chunks: size, outer, strideBytes: rowElements * elementBytes, elementBytes, rowElements };
+  return {
+    chunks: size,
+    outer,
+    strideBytes: rowElements * elementBytes,
+    elementBytes,
+    rowElements,
+  };
 }
 
 export function fullBytes(layout: ChunkLayout): number {

@@ -1,7 +1,18 @@
 import { InternalError, PeerError } from "../../shared/errors.ts";
 import { groupOf } from "../../shared/mesh/mesh.ts";
-import { type Collective, type CollectiveOp, dtypeBytes, type Program } from "../../shared/program/program.ts";
-import type { CollectiveBuffers, CollectiveGroup, CollectiveKey, Frame, Transport } from "./collective.ts";
+import {
+  type Collective,
+  type CollectiveOp,
+  dtypeBytes,
+  type Program,
+} from "../../shared/program/program.ts";
+import type {
+  CollectiveBuffers,
+  CollectiveGroup,
+  CollectiveKey,
+  Frame,
+  Transport,
+} from "./collective.ts";
 import { CollectiveRun } from "./collective-run.ts";
 import type { Schedule } from "./schedule.ts";
 import { scheduleOf, shapeOf } from "./schedule-of.ts";
@@ -167,9 +178,20 @@ export class PeerCollectiveGroup implements CollectiveGroup {
       waited: (peer, seconds) => this.#options.observer?.waited?.(peer, seconds),
     });
     const beganMs = performance.now();
-    const pending: PendingRun = { run, part, beganMs, resolve, reject, sentBytes: 0, receivedBytes: 0 };
+    const pending: PendingRun = {
+      run,
+      part,
+      beganMs,
+      resolve,
+      reject,
+      sentBytes: 0,
+      receivedBytes: 0,
+    };
     this.#pending.push(pending);
-    this.#watch ??= setInterval(() => this.#checkProgress(), Math.min(1000, Math.ceil(this.#timeoutMs / 8)));
+    this.#watch ??= setInterval(
+      () => this.#checkProgress(),
+      Math.min(1000, Math.ceil(this.#timeoutMs / 8)),
+    );
 
     for (const [peer, cause] of this.#lost) {
       // Frames that came before the loss may be all that is needed.
@@ -207,7 +229,10 @@ export class PeerCollectiveGroup implements CollectiveGroup {
       part !== undefined &&
       (step < part.lastStep || (step === part.lastStep && microbatch <= part.lastMicrobatch));
     if (descriptor === undefined || segment >= expected || over) {
-      const name = descriptor === undefined ? `collective ${collective}` : `${descriptor.op} "${descriptor.label}"`;
+      const name =
+        descriptor === undefined
+          ? `collective ${collective}`
+          : `${descriptor.op} "${descriptor.label}"`;
       const why =
         descriptor === undefined
           ? `the program has ${this.#options.program.collectives.length} collectives`
@@ -281,7 +306,9 @@ export class PeerCollectiveGroup implements CollectiveGroup {
     const waits = run.waitingFor();
     const first = waits[0];
     if (first === undefined) {
-      this.#fail(new InternalError(`rank ${rank}: ${run.what()} waits for nobody and does not end`));
+      this.#fail(
+        new InternalError(`rank ${rank}: ${run.what()} waits for nobody and does not end`),
+      );
       return;
     }
     const { peer, direction, segment } = first;
@@ -338,7 +365,8 @@ export class PeerCollectiveGroup implements CollectiveGroup {
     if (known !== undefined) return known;
     const { program, rank } = this.#options;
     const descriptor = program.collectives[collective];
-    if (descriptor === undefined) throw new InternalError(`the program has no collective ${collective}`);
+    if (descriptor === undefined)
+      throw new InternalError(`the program has no collective ${collective}`);
     const group = groupOf(program.mesh, descriptor.axes, rank);
     const index = group.indexOf(rank);
     const schedule = scheduleOf(shapeOf(descriptor, group.length, index));
@@ -370,11 +398,15 @@ function checkCall(
 ): void {
   const { op, outer, chunkElements, dtype, label } = part.descriptor;
   if (descriptor !== part.descriptor && descriptor.label !== label) {
-    throw new InternalError(`collective ${key.collective} is ${op} "${label}", not "${descriptor.label}"`);
+    throw new InternalError(
+      `collective ${key.collective} is ${op} "${label}", not "${descriptor.label}"`,
+    );
   }
   const { step, microbatch } = key;
   if (step < part.lastStep || (step === part.lastStep && microbatch <= part.lastMicrobatch)) {
-    throw new InternalError(`${op} "${label}" of step ${step}, microbatch ${microbatch} was begun twice`);
+    throw new InternalError(
+      `${op} "${label}" of step ${step}, microbatch ${microbatch} was begun twice`,
+    );
   }
   const chunk = outer * chunkElements * dtypeBytes(dtype);
   const full = op === "allReduce" ? chunk : chunk * part.group.length;
@@ -394,12 +426,18 @@ function lostError(run: CollectiveRun, rank: number, peer: number, cause: Error)
   );
 }
 
-function laneLength(schedule: Schedule, group: readonly number[], peer: number): number | undefined {
+function laneLength(
+  schedule: Schedule,
+  group: readonly number[],
+  peer: number,
+): number | undefined {
   return schedule.receives.find((lane) => group[lane.peer] === peer)?.items.length;
 }
 
 function sameKey(frame: Frame, key: CollectiveKey): boolean {
   return (
-    frame.collective === key.collective && frame.step === key.step && frame.microbatch === key.microbatch
+    frame.collective === key.collective &&
+    frame.step === key.step &&
+    frame.microbatch === key.microbatch
   );
 }

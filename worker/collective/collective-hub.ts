@@ -112,7 +112,9 @@ export class CollectiveHub {
     if (registration.rank !== fromRank) {
       refuse(
         call,
-        new FailedPreconditionError(`${asked} for frames, but this worker is rank ${registration.rank}`),
+        new FailedPreconditionError(
+          `${asked} for frames, but this worker is rank ${registration.rank}`,
+        ),
       );
       return;
     }

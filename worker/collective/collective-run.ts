@@ -71,7 +71,8 @@ export class CollectiveRun {
     this.#open = [...schedule.sends, ...schedule.receives].filter((l) => l.items.length > 0).length;
     // The sum of the first two contributions would overwrite the third in place: with more than two ranks the
     // payload is small, so keep it apart. Two ranks wait until a segment is handed over instead.
-    const snapshot = descriptor.op === "allReduce" && descriptor.algorithm === "direct" && group.length > 2;
+    const snapshot =
+      descriptor.op === "allReduce" && descriptor.algorithm === "direct" && group.length > 2;
     this.#own = snapshot ? buffers.input.slice() : buffers.input;
   }
 
@@ -102,7 +103,12 @@ export class CollectiveRun {
       if (!inPlace) storeRegion(schedule.layout, own, output, input);
     } else if (descriptor.op === "allToAll") {
       const own = { chunk: index, start: 0, end: chunkBytes(schedule.layout, index) };
-      storeRegion(schedule.layout, own, buffers.output, regionBytes(schedule.layout, own, buffers.input));
+      storeRegion(
+        schedule.layout,
+        own,
+        buffers.output,
+        regionBytes(schedule.layout, own, buffers.input),
+      );
     }
     if (this.#open === 0) this.#finish();
     else this.#pump();
@@ -125,14 +131,26 @@ export class CollectiveRun {
   }
 
   /** Ranks whose frames are missing; ranks that have not taken ours, when none is. */
-  waitingFor(): { readonly peer: number; readonly direction: "<-" | "->"; readonly segment: number }[] {
+  waitingFor(): {
+    readonly peer: number;
+    readonly direction: "<-" | "->";
+    readonly segment: number;
+  }[] {
     const missing = this.#receives
       .filter((lane) => lane.next < lane.items.length)
-      .map((lane) => ({ peer: this.#rank(lane.peer), direction: "<-" as const, segment: lane.next }));
+      .map((lane) => ({
+        peer: this.#rank(lane.peer),
+        direction: "<-" as const,
+        segment: lane.next,
+      }));
     if (missing.length > 0) return missing;
     return this.#sends
       .filter((lane) => lane.handed < lane.items.length)
-      .map((lane) => ({ peer: this.#rank(lane.peer), direction: "->" as const, segment: lane.handed }));
+      .map((lane) => ({
+        peer: this.#rank(lane.peer),
+        direction: "->" as const,
+        segment: lane.handed,
+      }));
   }
 
   /**
@@ -165,7 +183,8 @@ export class CollectiveRun {
     switch (item.action) {
       case "store":
         storeRegion(layout, region, buffers.output, payload);
-        if (position < this.#relayCount && !isContiguous(layout)) this.#relayed.set(position, payload);
+        if (position < this.#relayCount && !isContiguous(layout))
+          this.#relayed.set(position, payload);
         return;
       case "reduce":
         if (op === "allReduce") {
@@ -200,7 +219,10 @@ export class CollectiveRun {
   #sumUnits(): void {
     const { schedule, descriptor, buffers, group, index, sum } = this.#context;
     // In place, a segment of two ranks may be overwritten once the transport has it.
-    const handed = group.length === 2 && descriptor.op === "allReduce" ? (this.#sends[0]?.handed ?? 0) : Infinity;
+    const handed =
+      group.length === 2 && descriptor.op === "allReduce"
+        ? (this.#sends[0]?.handed ?? 0)
+        : Infinity;
     for (;;) {
       const region = schedule.sumUnits[this.#nextUnit];
       const given = this.#contributions[this.#nextUnit];
@@ -211,7 +233,8 @@ export class CollectiveRun {
       let total = given[0];
       for (let giver = 1; giver < group.length; giver++) {
         const addend = given[giver];
-        if (total === undefined || addend === undefined) throw new InternalError(`no contribution ${giver}`);
+        if (total === undefined || addend === undefined)
+          throw new InternalError(`no contribution ${giver}`);
         sum(descriptor.dtype, target, total, addend);
         total = target;
       }
@@ -234,7 +257,14 @@ export class CollectiveRun {
       const segment = lane.next;
       lane.next += 1;
       const { step, microbatch, collective } = key;
-      const busy = send(this.#rank(lane.peer), { step, microbatch, collective, segment, batchHash, payload });
+      const busy = send(this.#rank(lane.peer), {
+        step,
+        microbatch,
+        collective,
+        segment,
+        batchHash,
+        payload,
+      });
       sent(payload.length);
       if (busy === undefined) {
         this.#handedOver(lane);
@@ -265,7 +295,8 @@ export class CollectiveRun {
     const { layout } = schedule;
     const { region, relays } = item;
     if (relays < 0) {
-      if (position >= paceFrames && position - paceFrames >= this.#receivedByAll()) return undefined;
+      if (position >= paceFrames && position - paceFrames >= this.#receivedByAll())
+        return undefined;
       if (descriptor.op === "allGather") return this.#own.subarray(region.start, region.end);
       return regionBytes(layout, region, this.#own);
     }
@@ -301,7 +332,12 @@ export class CollectiveRun {
     const peer = this.#rank(lane.peer);
     const text = error instanceof Error ? error.message : String(error);
     this.#context.fail(
-      this.#error("UNAVAILABLE", peer, `${this.#between(peer, "->")}: segment ${segment} of ${this.what()} was not sent: ${text}`, error),
+      this.#error(
+        "UNAVAILABLE",
+        peer,
+        `${this.#between(peer, "->")}: segment ${segment} of ${this.what()} was not sent: ${text}`,
+        error,
+      ),
     );
   }
 
@@ -317,7 +353,8 @@ export class CollectiveRun {
       throw this.#error("ABORTED", peer, text);
     }
     const wanted = item === undefined ? undefined : item.region.end - item.region.start;
-    if (lane !== undefined && frame.segment === lane.next && frame.payload.length === wanted) return;
+    if (lane !== undefined && frame.segment === lane.next && frame.payload.length === wanted)
+      return;
     const expected =
       wanted === undefined || lane === undefined
         ? "no more frames"
@@ -349,7 +386,8 @@ export class CollectiveRun {
 
   #rank(index: number): number {
     const rank = this.#context.group[index];
-    if (rank === undefined) throw new InternalError(`no rank ${index} in a group of ${this.#context.group.length}`);
+    if (rank === undefined)
+      throw new InternalError(`no rank ${index} in a group of ${this.#context.group.length}`);
     return rank;
   }
 

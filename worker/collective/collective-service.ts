@@ -1,6 +1,9 @@
 import type { ServiceDefinition } from "@grpc/grpc-js";
 import type { MethodDefinition } from "@grpc/proto-loader";
-import type { PullFramesRequest, PullFramesRequest__Output } from "../../shared/rpc/gen/rankmesh/v1/PullFramesRequest.ts";
+import type {
+  PullFramesRequest,
+  PullFramesRequest__Output,
+} from "../../shared/rpc/gen/rankmesh/v1/PullFramesRequest.ts";
 import { services } from "../../shared/rpc/proto.ts";
 import { decodeFrame, OutgoingFrame, type TaggedFrame } from "./frame-codec.ts";
 

@@ -24,7 +24,12 @@ export interface CollectiveGroup {
    * Runs one collective to its end. Sums in a fixed order: all ranks hold identical bytes afterwards.
    * @throws PeerError naming the peer waited for, on deadline, lost stream, or a frame that does not fit.
    */
-  run(descriptor: Collective, key: CollectiveKey, buffers: CollectiveBuffers, batchHash: number): Promise<void>;
+  run(
+    descriptor: Collective,
+    key: CollectiveKey,
+    buffers: CollectiveBuffers,
+    batchHash: number,
+  ): Promise<void>;
   /** Ends every pending and later wait at once with `cause`. */
   abort(cause: Error): void;
   /** Payload bytes sent so far (headers not counted). */

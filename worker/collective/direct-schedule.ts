@@ -21,7 +21,6 @@ export function directSchedule(shape: CollectiveShape): Schedule {
     sends.push({ peer, items: segments(sent).map((region) => ({ region, relays: -1 })) });
     receives.push({ peer, items: segments(received).map((region) => ({ region, action })) });
   }
-  const sumUnits =
-    !sums || size <= 1 ? [] : segments(op === "allReduce" ? 0 : index);
+  const sumUnits = !sums || size <= 1 ? [] : segments(op === "allReduce" ? 0 : index);
   return { sends, receives, sumUnits, layout };
 }

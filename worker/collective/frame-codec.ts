@@ -173,7 +173,9 @@ class FieldReader {
   #take(length: number): number {
     const at = this.#position;
     if (length > this.#bytes.length - at) {
-      throw this.#broken(`ends ${length - (this.#bytes.length - at)} bytes before its field at ${at}`);
+      throw this.#broken(
+        `ends ${length - (this.#bytes.length - at)} bytes before its field at ${at}`,
+      );
     }
     this.#position += length;
     return at;

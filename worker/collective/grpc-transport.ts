@@ -1,12 +1,23 @@
-import { Client, type ClientReadableStream, connectivityState, credentials, status } from "@grpc/grpc-js";
-import { AlreadyExistsError, PeerError, RankmeshError, UnavailableError } from "../../shared/errors.ts";
+import {
+  Client,
+  type ClientReadableStream,
+  connectivityState,
+  credentials,
+  status,
+} from "@grpc/grpc-js";
+import {
+  AlreadyExistsError,
+  PeerError,
+  RankmeshError,
+  UnavailableError,
+} from "../../shared/errors.ts";
 import { bulkChannelOptions } from "../../shared/rpc/channel.ts";
 import { fromServiceError, isServiceError, toServiceError } from "../../shared/rpc/status.ts";
 import type { Frame, Transport } from "./collective.ts";
 import { type CollectiveHub, type PullCall, replacedError } from "./collective-hub.ts";
 import { collectiveService, type PullFramesMethod } from "./collective-service.ts";
-import { relaxGarbageCollection } from "./garbage-collection.ts";
 import type { TaggedFrame } from "./frame-codec.ts";
+import { relaxGarbageCollection } from "./garbage-collection.ts";
 
 export interface GrpcTransportOptions {
   readonly jobId: string;
@@ -34,7 +45,11 @@ interface Outlet {
   writing: boolean;
   /** Whether a frame went out on `call`: from then on only this stream has them all. */
   begun: boolean;
-  readonly queue: { readonly frame: TaggedFrame; readonly resolve: () => void; readonly reject: (error: Error) => void }[];
+  readonly queue: {
+    readonly frame: TaggedFrame;
+    readonly resolve: () => void;
+    readonly reject: (error: Error) => void;
+  }[];
   lost: Error | undefined;
 }
 
@@ -88,7 +103,9 @@ export class GrpcTransport implements Transport {
     const results = await Promise.all(
       peers.map(async (peer) => ({ peer, error: await this.#open(peer, deadline) })),
     );
-    const failed = results.flatMap(({ peer, error }) => (error === undefined ? [] : [{ peer, error }]));
+    const failed = results.flatMap(({ peer, error }) =>
+      error === undefined ? [] : [{ peer, error }],
+    );
     const [first] = failed;
     if (first === undefined) return;
     const list = failed
@@ -129,7 +146,11 @@ export class GrpcTransport implements Transport {
     this.#unregister();
     for (const [peer, outlet] of this.#outlets) {
       outlet.call?.end();
-      this.#loseOutlet(peer, outlet, new UnavailableError(`rank ${this.rank} has closed its streams`));
+      this.#loseOutlet(
+        peer,
+        outlet,
+        new UnavailableError(`rank ${this.rank} has closed its streams`),
+      );
     }
     for (const { call, client } of this.#inlets.values()) {
       call.cancel();
@@ -157,7 +178,9 @@ export class GrpcTransport implements Transport {
         client = undefined;
         // An attempt cut short by the deadline says less than the one before it.
         if (left < ATTEMPT_MS && tried) break;
-        const what = reached ? "it was not assigned to this generation" : "no connection, or no gRPC server behind it";
+        const what = reached
+          ? "it was not assigned to this generation"
+          : "no connection, or no gRPC server behind it";
         problem = new UnavailableError(what);
         tried = true;
         continue;
@@ -173,14 +196,27 @@ export class GrpcTransport implements Transport {
 
   #dial(peer: number): Client {
     const window = this.#options.windowBytes ?? DEFAULT_WINDOW_BYTES;
-    return new Client(this.#address(peer), credentials.createInsecure(), bulkChannelOptions(window));
+    return new Client(
+      this.#address(peer),
+      credentials.createInsecure(),
+      bulkChannelOptions(window),
+    );
   }
 
-  #attempt(client: Client, peer: number, timeoutMs: number): Promise<"connected" | "silent" | Error> {
+  #attempt(
+    client: Client,
+    peer: number,
+    timeoutMs: number,
+  ): Promise<"connected" | "silent" | Error> {
     const { jobId, generation, rank } = this.#options;
     const { path, requestSerialize, responseDeserialize } = this.#method;
     const request = { jobId, generation, rank, fromRank: peer };
-    const call = client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request);
+    const call = client.makeServerStreamRequest(
+      path,
+      requestSerialize,
+      responseDeserialize,
+      request,
+    );
     return new Promise((resolve) => {
       let connected = false;
       const timer = setTimeout(() => {
@@ -214,7 +250,11 @@ export class GrpcTransport implements Transport {
     if (frame.generation !== generation) {
       const text = `rank ${this.rank} <- rank ${peer}: got a frame of generation ${frame.generation} in generation ${generation}`;
       call.cancel();
-      this.#loseInlet(peer, call, new PeerError(text, { code: "DATA_LOSS", rank: this.rank, peer, step: frame.step }));
+      this.#loseInlet(
+        peer,
+        call,
+        new PeerError(text, { code: "DATA_LOSS", rank: this.rank, peer, step: frame.step }),
+      );
       return;
     }
     this.#frameHandler(peer, frame);
@@ -284,7 +324,13 @@ export class GrpcTransport implements Transport {
   #outlet(peer: number): Outlet {
     const found = this.#outlets.get(peer);
     if (found !== undefined) return found;
-    const outlet: Outlet = { call: undefined, writing: false, begun: false, queue: [], lost: undefined };
+    const outlet: Outlet = {
+      call: undefined,
+      writing: false,
+      begun: false,
+      queue: [],
+      lost: undefined,
+    };
     this.#outlets.set(peer, outlet);
     return outlet;
   }
@@ -292,7 +338,8 @@ export class GrpcTransport implements Transport {
   #explain(peer: number, error: Error): Error {
     const explained = fromServiceError(error, `rank ${peer}`);
     // A peer that was not assigned yet, or that is starting, may be there in a moment.
-    if (isServiceError(error) && error.code === status.RESOURCE_EXHAUSTED) return new UnavailableError(error.details);
+    if (isServiceError(error) && error.code === status.RESOURCE_EXHAUSTED)
+      return new UnavailableError(error.details);
     return explained instanceof RankmeshError ? explained : new UnavailableError(error.message);
   }
 

@@ -32,14 +32,16 @@ export class MemoryNetwork {
 
   transport(rank: number): MemoryTransport {
     const found = this.transports[rank];
-    if (found === undefined) throw new InternalError(`no rank ${rank} among ${this.transports.length}`);
+    if (found === undefined)
+      throw new InternalError(`no rank ${rank} among ${this.transports.length}`);
     return found;
   }
 
   /** Ends `rank` as a crash would: all others lose it. */
   kill(rank: number, reason = "Connection dropped"): void {
     for (const transport of this.transports) {
-      if (transport.rank !== rank) transport.lose(rank, new UnavailableError(`rank ${rank}: ${reason}`));
+      if (transport.rank !== rank)
+        transport.lose(rank, new UnavailableError(`rank ${rank}: ${reason}`));
     }
   }
 
@@ -173,7 +175,8 @@ export class MemoryTransport implements Transport {
 
 /** Resolves after so many turns of the event loop; 0: in the next microtask. */
 async function turns(count: number): Promise<void> {
-  for (let turn = 0; turn < count; turn++) await new Promise<void>((resolve) => setImmediate(resolve));
+  for (let turn = 0; turn < count; turn++)
+    await new Promise<void>((resolve) => setImmediate(resolve));
 }
 
 /** mulberry32. */

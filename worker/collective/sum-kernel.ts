@@ -68,8 +68,14 @@ export function checkLengths(
   right: Uint8Array,
 ): void {
   const bytes = target.length;
-  if (left.length !== bytes || right.length !== bytes || bytes % (dtype === "float64" ? 8 : 4) !== 0) {
-    throw new InternalError(`sum of ${left.length} and ${right.length} bytes of ${dtype} into ${bytes}`);
+  if (
+    left.length !== bytes ||
+    right.length !== bytes ||
+    bytes % (dtype === "float64" ? 8 : 4) !== 0
+  ) {
+    throw new InternalError(
+      `sum of ${left.length} and ${right.length} bytes of ${dtype} into ${bytes}`,
+    );
   }
   if (endianness() !== "LE") throw new InternalError("sums need a little-endian machine");
 }

@@ -1,6 +1,5 @@
 import { expect } from "chai";
 import {
-  formatBytes,
   formatDuration,
   formatLoss,
   formatStepTime,
@@ -8,6 +7,7 @@ import {
   oneLine,
   printable,
 } from "../../../cli/format.ts";
+import { formatBytes } from "../../../shared/format-bytes.ts";
 
 describe("formatting for people", () => {
   for (const [bytes, text] of [

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { protosDirectory } from "../shared/rpc/proto.ts";
+import { protosDirectory } from "./rpc/proto.ts";
 
 /** This package's version, as package.json says it. */
 export function packageVersion(): string {

@@ -1,27 +1,31 @@
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Registry } from "prom-client";
-import { FailedPreconditionError } from "../shared/errors.ts";
-import { formatHostPort, type HostPort } from "../shared/rpc/address.ts";
+import { FailedPreconditionError } from "./errors.ts";
+import { formatHostPort, type HostPort } from "./rpc/address.ts";
 
 export interface HttpEndpoint {
   readonly address: HostPort;
   close(): Promise<void>;
 }
 
+export interface HttpOptions {
+  readonly registry: Registry;
+  readonly healthy: () => boolean;
+  /** What `/` answers, as JSON; left out: nothing. */
+  readonly status?: () => unknown;
+}
+
 /**
- * Serves `/metrics` and `/healthz` (200 while `healthy()`, else 503), nothing else.
+ * Serves `/metrics`, `/healthz` (200 while healthy, else 503) and `/`, a short status. Read-only.
  * @throws FailedPreconditionError when it cannot listen there
  */
-export async function serveHttp(
-  at: HostPort,
-  registry: Registry,
-  healthy: () => boolean,
-): Promise<HttpEndpoint> {
+export async function serveHttp(at: HostPort, options: HttpOptions): Promise<HttpEndpoint> {
+  const { registry, healthy, status } = options;
   const server = createServer((request, response) => {
     const path = (request.url ?? "").split("?", 1)[0];
-    const answer = (status: number, type: string, body: string): void => {
-      response.writeHead(status, { "content-type": type });
+    const answer = (code: number, type: string, body: string): void => {
+      response.writeHead(code, { "content-type": type });
       response.end(request.method === "HEAD" ? undefined : body);
     };
     if (request.method !== "GET" && request.method !== "HEAD") {
@@ -34,6 +38,8 @@ export async function serveHttp(
     } else if (path === "/healthz") {
       if (healthy()) answer(200, "text/plain", "ok\n");
       else answer(503, "text/plain", "stopping\n");
+    } else if (path === "/" && status !== undefined) {
+      answer(200, "application/json", `${JSON.stringify(status(), null, 2)}\n`);
     } else answer(404, "text/plain", "see /metrics and /healthz\n");
   });
   server.headersTimeout = 10_000;
@@ -53,13 +59,13 @@ export async function serveHttp(
 
 function listen(server: Server, at: HostPort): Promise<void> {
   return new Promise((resolve, reject) => {
-    server.once("error", (cause) => {
+    server.once("error", (cause: NodeJS.ErrnoException) => {
       const where = formatHostPort(at);
-      reject(
-        new FailedPreconditionError(`cannot listen on ${where} for HTTP: ${cause.message}`, {
-          cause,
-        }),
-      );
+      const why =
+        cause.code === "EADDRINUSE"
+          ? "the port is in use; stop the other process or choose another port (0 takes a free one)"
+          : cause.message;
+      reject(new FailedPreconditionError(`cannot listen on ${where} for HTTP: ${why}`, { cause }));
     });
     server.listen(at.port, at.host, () => {
       server.removeAllListeners("error");
