@@ -1,7 +1,7 @@
 import type { Logger } from "pino";
 import { type HttpEndpoint, serveHttp } from "../shared/http-server.ts";
 import { formatHostPort, type HostPort, isLoopback, parseHostPort } from "../shared/rpc/address.ts";
-import { protosDirectory, services } from "../shared/rpc/proto.ts";
+import { services } from "../shared/rpc/proto.ts";
 import { RpcServer } from "../shared/rpc/server.ts";
 import { packageVersion } from "../shared/version.ts";
 import { systemClock } from "./clock.ts";

@@ -1,12 +1,20 @@
-import type { Mesh } from "../../shared/mesh/mesh.ts";
-import { type Collective, type CollectiveOp, dtypeBytes, type Program } from "../../shared/program/program.ts";
 import { wireBytes } from "../../shared/collective/algorithm.ts";
+import type { Mesh } from "../../shared/mesh/mesh.ts";
+import {
+  type Collective,
+  type CollectiveOp,
+  dtypeBytes,
+  type Program,
+} from "../../shared/program/program.ts";
 import type { CollectiveBuffers, CollectiveKey } from "../../worker/collective/collective.ts";
 import {
   PeerCollectiveGroup,
   type PeerCollectiveGroupOptions,
 } from "../../worker/collective/collective-group.ts";
-import { MemoryNetwork, type MemoryNetworkOptions } from "../../worker/collective/memory-transport.ts";
+import {
+  MemoryNetwork,
+  type MemoryNetworkOptions,
+} from "../../worker/collective/memory-transport.ts";
 
 export type DescriptorFields = Partial<Collective> & { readonly op: CollectiveOp };
 
@@ -56,7 +64,8 @@ export function ranksInMemory(
   const size = mesh.axes.reduce((product, axis) => product * axis.size, 1);
   const joined = new MemoryNetwork(size, network);
   const groups = joined.transports.map(
-    (transport, rank) => new PeerCollectiveGroup({ program, rank, transport, timeoutMs: 5000, ...options }),
+    (transport, rank) =>
+      new PeerCollectiveGroup({ program, rank, transport, timeoutMs: 5000, ...options }),
   );
   return { network: joined, groups, program };
 }

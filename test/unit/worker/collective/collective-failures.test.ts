@@ -1,9 +1,21 @@
 import { expect } from "chai";
-import { CancelledError, InternalError, PeerError, UnavailableError } from "../../../../shared/errors.ts";
+import {
+  CancelledError,
+  InternalError,
+  PeerError,
+  UnavailableError,
+} from "../../../../shared/errors.ts";
 import type { Collective } from "../../../../shared/program/program.ts";
 import type { Frame, Transport } from "../../../../worker/collective/collective.ts";
 import { PeerCollectiveGroup, sourcesOf } from "../../../../worker/collective/collective-group.ts";
-import { bytesOf, descriptor, floatsOf, key, lineMesh, ranksInMemory } from "../../../support/collectives.ts";
+import {
+  bytesOf,
+  descriptor,
+  floatsOf,
+  key,
+  lineMesh,
+  ranksInMemory,
+} from "../../../support/collectives.ts";
 
 /** A transport whose peers are the test: it hands in frames and sees what is sent. */
 class ScriptedTransport implements Transport {
@@ -40,19 +52,35 @@ class ScriptedTransport implements Transport {
 function scripted(size: number, collectives: readonly Collective[], options = {}) {
   const transport = new ScriptedTransport();
   const program = { mesh: lineMesh(size), collectives };
-  const group = new PeerCollectiveGroup({ program, rank: 0, transport, timeoutMs: 5000, ...options });
+  const group = new PeerCollectiveGroup({
+    program,
+    rank: 0,
+    transport,
+    timeoutMs: 5000,
+    ...options,
+  });
   const run = (index = 0, step = 7, hash = 0xabc, values = [1, 2, 3, 4]) => {
     const collective = collectives[index];
     if (collective === undefined) throw new Error("no such collective");
     const buffer = bytesOf(values);
-    return group.run(collective, key(index, step), { input: buffer, output: buffer }, hash).then(() => floatsOf(buffer));
+    return group
+      .run(collective, key(index, step), { input: buffer, output: buffer }, hash)
+      .then(() => floatsOf(buffer));
   };
   return { transport, group, run };
 }
 
 function frame(fields: Partial<Frame> = {}): Frame {
   const payload = bytesOf([10, 20, 30, 40]);
-  return { step: 7, microbatch: 0, collective: 0, segment: 0, batchHash: 0xabc, payload, ...fields };
+  return {
+    step: 7,
+    microbatch: 0,
+    collective: 0,
+    segment: 0,
+    batchHash: 0xabc,
+    payload,
+    ...fields,
+  };
 }
 
 async function failure(promise: Promise<unknown>): Promise<PeerError> {
@@ -65,11 +93,21 @@ async function failure(promise: Promise<unknown>): Promise<PeerError> {
   throw new Error("it did not fail");
 }
 
-const PAIR = descriptor(2, { op: "allReduce", algorithm: "direct", label: "w2.output", sameInputs: true });
+const PAIR = descriptor(2, {
+  op: "allReduce",
+  algorithm: "direct",
+  label: "w2.output",
+  sameInputs: true,
+});
 
 describe("collective failures", () => {
   it("names the silent peer, the collective, step, segment and time", async () => {
-    const collective = descriptor(3, { op: "allReduce", chunkElements: 12, segmentBytes: 8, label: "w2.output" });
+    const collective = descriptor(3, {
+      op: "allReduce",
+      chunkElements: 12,
+      segmentBytes: 8,
+      label: "w2.output",
+    });
     const { network, groups } = ranksInMemory(lineMesh(3), [collective], {}, { timeoutMs: 60 });
     network.transport(1).silent = true;
     const errors = await Promise.all(
@@ -97,7 +135,12 @@ describe("collective failures", () => {
   });
 
   it("lets a slow peer go on as long as segments come", async () => {
-    const collective = descriptor(2, { op: "allReduce", algorithm: "direct", chunkElements: 4, segmentBytes: 4 });
+    const collective = descriptor(2, {
+      op: "allReduce",
+      algorithm: "direct",
+      chunkElements: 4,
+      segmentBytes: 4,
+    });
     const { transport, run } = scripted(2, [collective], { timeoutMs: 500 });
     const result = run();
     for (let segment = 0; segment < 4; segment++) {
@@ -153,7 +196,12 @@ describe("collective failures", () => {
       'got segment 0 of 12 bytes where allReduce "w2.output" (step 7) expects segment 0 of 16 bytes; rank 0 runs allReduce of 4 float32, direct, segments of 1024 bytes, rank 1 sent step 7, microbatch 0, collective 0',
     ],
     ["a segment out of order", 1, { segment: 1 }, "got segment 1 of 16 bytes where"],
-    ["a collective that the program lacks", 1, { collective: 9 }, "of collective 9 (step 7, microbatch 0), the program has 1 collectives"],
+    [
+      "a collective that the program lacks",
+      1,
+      { collective: 9 },
+      "of collective 9 (step 7, microbatch 0), the program has 1 collectives",
+    ],
     ["a step that is over", 1, { step: 6 }, '"w2.output" (step 6, microbatch 0), which is over'],
     ["a segment past the end", 1, { step: 8, segment: 5 }, "of which rank 0 expects 1 segments"],
     ["a rank that is not in the group", 2, { step: 8 }, "of which rank 0 expects 0 segments"],
@@ -201,7 +249,12 @@ describe("collective failures", () => {
   });
 
   it("keeps a rank at most the pace ahead of a peer that is behind", async () => {
-    const collective = descriptor(2, { op: "allReduce", algorithm: "direct", chunkElements: 8, segmentBytes: 4 });
+    const collective = descriptor(2, {
+      op: "allReduce",
+      algorithm: "direct",
+      chunkElements: 8,
+      segmentBytes: 4,
+    });
     const { transport, group } = scripted(2, [collective], { paceFrames: 3 });
     const buffer = new Uint8Array(32);
     const result = group.run(collective, key(0, 7), { input: buffer, output: buffer }, 0);
@@ -223,7 +276,10 @@ describe("collective failures", () => {
   });
 
   it("connects a ring to one neighbour and a direct exchange to all", () => {
-    const program = { mesh: lineMesh(4), collectives: [descriptor(4, { op: "allReduce", chunkElements: 8 })] };
+    const program = {
+      mesh: lineMesh(4),
+      collectives: [descriptor(4, { op: "allReduce", chunkElements: 8 })],
+    };
     expect(sourcesOf(program, 0)).to.deep.equal([3]);
     const direct = descriptor(4, { op: "allReduce", algorithm: "direct" });
     expect(sourcesOf({ ...program, collectives: [direct] }, 2)).to.deep.equal([0, 1, 3]);
@@ -239,7 +295,10 @@ describe("collective failures", () => {
       .that.contains("takes 16 bytes and gives 16; the buffers have 12 and 12");
     void run().catch(() => undefined);
     const again = await run().catch((error: unknown) => error);
-    expect(again).to.be.instanceOf(InternalError).with.property("message").that.contains("begun twice");
+    expect(again)
+      .to.be.instanceOf(InternalError)
+      .with.property("message")
+      .that.contains("begun twice");
     group.abort(new CancelledError("over"));
   });
 
@@ -248,7 +307,8 @@ describe("collective failures", () => {
     const ends: [string, number, number][] = [];
     const observer = {
       waited: (peer: number, seconds: number) => waits.push([peer, seconds]),
-      finished: (op: string, _seconds: number, sent: number, received: number) => ends.push([op, sent, received]),
+      finished: (op: string, _seconds: number, sent: number, received: number) =>
+        ends.push([op, sent, received]),
     };
     const { transport, group, run } = scripted(2, [PAIR], { observer });
     const result = run();

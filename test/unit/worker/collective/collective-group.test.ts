@@ -27,8 +27,15 @@ function fullElements({ op, outer, chunkElements }: Collective, size: number): n
 }
 
 /** What rank `index` must hold after `collective`, computed on one machine. */
-function expected(collective: Collective, size: number, index: number, inputs: number[][]): number[] {
-  const total = (inputs[0] ?? []).map((_, i) => inputs.reduce((sum, values) => sum + (values[i] ?? 0), 0));
+function expected(
+  collective: Collective,
+  size: number,
+  index: number,
+  inputs: number[][],
+): number[] {
+  const total = (inputs[0] ?? []).map((_, i) =>
+    inputs.reduce((sum, values) => sum + (values[i] ?? 0), 0),
+  );
   if (collective.op === "allGather") return inputs[0] ?? [];
   return collective.op === "allReduce" ? total : chunkOf(collective, size, index, total);
 }
@@ -49,7 +56,9 @@ async function runAll(
   options = {},
 ): Promise<Outcome> {
   const { groups } = ranksInMemory(lineMesh(size), [collective], network, options);
-  const buffers = groups.map((_, rank) => buffersFor(collective, size, rank, inputs[rank] ?? [], inPlace));
+  const buffers = groups.map((_, rank) =>
+    buffersFor(collective, size, rank, inputs[rank] ?? [], inPlace),
+  );
   await Promise.all(
     groups.map((group, rank) => {
       const own = buffers[rank];
@@ -75,14 +84,29 @@ describe("collective group", () => {
               if (segmentBytes === 4 && elements > 63) continue;
               for (const inPlace of [false, true]) {
                 const outer = op === "allReduce" ? 1 : 1 + (elements % 3);
-                const collective = descriptor(size, { op, algorithm, outer, chunkElements: elements, segmentBytes });
+                const collective = descriptor(size, {
+                  op,
+                  algorithm,
+                  outer,
+                  chunkElements: elements,
+                  segmentBytes,
+                });
                 const whole = fullElements(collective, size);
-                const inputs = Array.from({ length: size }, (_, rank) => integers(op === "allGather" ? 0 : rank, whole));
-                const { outputs, buffers, sent, received } = await runAll(collective, size, inputs, inPlace);
+                const inputs = Array.from({ length: size }, (_, rank) =>
+                  integers(op === "allGather" ? 0 : rank, whole),
+                );
+                const { outputs, buffers, sent, received } = await runAll(
+                  collective,
+                  size,
+                  inputs,
+                  inPlace,
+                );
                 for (let rank = 0; rank < size; rank++) {
                   const where = `rank ${rank}, ${elements} elements, segments of ${segmentBytes}, in place ${inPlace}`;
                   const output = outputs[rank] ?? new Uint8Array();
-                  expect(floatsOf(output), where).to.deep.equal(expected(collective, size, rank, inputs));
+                  expect(floatsOf(output), where).to.deep.equal(
+                    expected(collective, size, rank, inputs),
+                  );
                   const input = buffers[rank]?.input ?? new Uint8Array();
                   const written = input === output || op === "allGather";
                   if (!written) expect(floatsOf(input), where).to.deep.equal(inputs[rank]);
@@ -102,11 +126,27 @@ describe("collective group", () => {
       it(`allReduce by ${algorithm} gives ${size} ranks identical bytes of rounded sums, in every run`, async () => {
         const elements = 777;
         const inputs = Array.from({ length: size }, (_, rank) =>
-          Array.from({ length: elements }, (_, i) => Math.sin(i * 1.7 + rank * 0.3) * 10 ** ((i + rank) % 9)),
+          Array.from(
+            { length: elements },
+            (_, i) => Math.sin(i * 1.7 + rank * 0.3) * 10 ** ((i + rank) % 9),
+          ),
         );
-        const collective = descriptor(size, { op: "allReduce", algorithm, chunkElements: elements, segmentBytes: 256 });
-        const first = await runAll(collective, size, inputs, true, { seed: 1, maxDelayTurns: 3, backpressure: 0.3 });
-        const second = await runAll(collective, size, inputs, false, { seed: 2, maxDelayTurns: 5, backpressure: 0.6 });
+        const collective = descriptor(size, {
+          op: "allReduce",
+          algorithm,
+          chunkElements: elements,
+          segmentBytes: 256,
+        });
+        const first = await runAll(collective, size, inputs, true, {
+          seed: 1,
+          maxDelayTurns: 3,
+          backpressure: 0.3,
+        });
+        const second = await runAll(collective, size, inputs, false, {
+          seed: 2,
+          maxDelayTurns: 5,
+          backpressure: 0.6,
+        });
         for (const output of [...first.outputs, ...second.outputs]) {
           expect(Buffer.compare(output, first.outputs[0] ?? new Uint8Array())).to.equal(0);
         }
@@ -124,13 +164,25 @@ describe("collective group", () => {
       const op = OPS[seed % 3] ?? "allReduce";
       const algorithm = seed % 2 === 0 ? "ring" : "direct";
       const outer = op === "allReduce" ? 1 : 1 + (seed % 4);
-      const collective = descriptor(size, { op, algorithm, outer, chunkElements: 60 + seed, segmentBytes: 32 });
+      const collective = descriptor(size, {
+        op,
+        algorithm,
+        outer,
+        chunkElements: 60 + seed,
+        segmentBytes: 32,
+      });
       const whole = fullElements(collective, size);
-      const inputs = Array.from({ length: size }, (_, rank) => integers(op === "allGather" ? 0 : rank, whole));
+      const inputs = Array.from({ length: size }, (_, rank) =>
+        integers(op === "allGather" ? 0 : rank, whole),
+      );
       const network = { seed, maxDelayTurns: seed % 4, backpressure: (seed % 5) / 5 };
-      const { outputs } = await runAll(collective, size, inputs, seed % 3 === 0, network, { paceFrames: 1 + (seed % 3) });
+      const { outputs } = await runAll(collective, size, inputs, seed % 3 === 0, network, {
+        paceFrames: 1 + (seed % 3),
+      });
       outputs.forEach((output, rank) => {
-        expect(floatsOf(output), `seed ${seed} rank ${rank}`).to.deep.equal(expected(collective, size, rank, inputs));
+        expect(floatsOf(output), `seed ${seed} rank ${rank}`).to.deep.equal(
+          expected(collective, size, rank, inputs),
+        );
       });
     }
   });
@@ -138,8 +190,15 @@ describe("collective group", () => {
   it("adds float64 and int32", async () => {
     for (const dtype of ["float64", "int32"] as const) {
       for (const algorithm of ALGORITHMS) {
-        const collective = descriptor(3, { op: "allReduce", algorithm, chunkElements: 5, dtype, segmentBytes: 16 });
-        const typed = (values: number[]) => (dtype === "float64" ? new Float64Array(values) : new Int32Array(values));
+        const collective = descriptor(3, {
+          op: "allReduce",
+          algorithm,
+          chunkElements: 5,
+          dtype,
+          segmentBytes: 16,
+        });
+        const typed = (values: number[]) =>
+          dtype === "float64" ? new Float64Array(values) : new Int32Array(values);
         const { groups } = ranksInMemory(lineMesh(3), [collective]);
         const values = groups.map((_, rank) => typed([1, 2 ** 30, 3, -4, 5].map((v) => v + rank)));
         await Promise.all(
@@ -148,29 +207,61 @@ describe("collective group", () => {
             return group.run(collective, key(), { input: buffer, output: buffer }, 0);
           }),
         );
-        const wanted = [6, dtype === "float64" ? 3 * 2 ** 30 + 3 : (3 * 2 ** 30 + 3) | 0, 12, -9, 18];
+        const wanted = [
+          6,
+          dtype === "float64" ? 3 * 2 ** 30 + 3 : (3 * 2 ** 30 + 3) | 0,
+          12,
+          -9,
+          18,
+        ];
         for (const own of values) expect([...own]).to.deep.equal(wanted);
       }
     }
   });
 
   it("runs several collectives at once, over different axes, steps apart", async () => {
-    const mesh = { axes: [{ name: "a", size: 2 }, { name: "b", size: 3 }] };
+    const mesh = {
+      axes: [
+        { name: "a", size: 2 },
+        { name: "b", size: 3 },
+      ],
+    };
     const collectives = [
-      { ...descriptor(2, { op: "allReduce", algorithm: "direct", chunkElements: 50, segmentBytes: 40 }), axes: [0] },
-      { ...descriptor(3, { op: "reduceScatter", outer: 3, chunkElements: 7, segmentBytes: 24 }), axes: [1] },
+      {
+        ...descriptor(2, {
+          op: "allReduce",
+          algorithm: "direct",
+          chunkElements: 50,
+          segmentBytes: 40,
+        }),
+        axes: [0],
+      },
+      {
+        ...descriptor(3, { op: "reduceScatter", outer: 3, chunkElements: 7, segmentBytes: 24 }),
+        axes: [1],
+      },
       { ...descriptor(6, { op: "allReduce", chunkElements: 31, segmentBytes: 16 }), axes: [0, 1] },
-      { ...descriptor(3, { op: "allGather", outer: 2, chunkElements: 9, segmentBytes: 20 }), axes: [1] },
+      {
+        ...descriptor(3, { op: "allGather", outer: 2, chunkElements: 9, segmentBytes: 20 }),
+        axes: [1],
+      },
     ];
     const sizes = [2, 3, 6, 3];
     for (let seed = 1; seed <= 8; seed++) {
-      const { groups } = ranksInMemory(mesh, collectives, { seed, maxDelayTurns: seed % 5, backpressure: 0.3 });
+      const { groups } = ranksInMemory(mesh, collectives, {
+        seed,
+        maxDelayTurns: seed % 5,
+        backpressure: 0.3,
+      });
       const one = async (rank: number): Promise<number[][][]> => {
         const steps: number[][][] = [];
         for (let step = 0; step < 3; step++) {
           const running = collectives.map(async (collective, index) => {
             const size = sizes[index] ?? 0;
-            const whole = collective.outer * collective.chunkElements * (collective.op === "allReduce" ? 1 : size);
+            const whole =
+              collective.outer *
+              collective.chunkElements *
+              (collective.op === "allReduce" ? 1 : size);
             const place = index === 0 ? Math.floor(rank / 3) : index === 2 ? rank : rank % 3;
             const source = collective.op === "allGather" ? 0 : rank;
             const own = buffersFor(collective, size, place, integers(source + step, whole), false);
@@ -184,12 +275,15 @@ describe("collective group", () => {
       const results = await Promise.all(groups.map((_, rank) => one(rank)));
       for (let step = 0; step < 3; step++) {
         const total = (ranks: readonly number[], whole: number): number[] =>
-          Array.from({ length: whole }, (_, i) => sum(ranks.map((rank) => integers(rank + step, whole)[i] ?? 0)));
+          Array.from({ length: whole }, (_, i) =>
+            sum(ranks.map((rank) => integers(rank + step, whole)[i] ?? 0)),
+          );
         expect(results[0]?.[step]?.[0]).to.deep.equal(total([0, 3], 50));
         expect(results[5]?.[step]?.[2]).to.deep.equal(total([0, 1, 2, 3, 4, 5], 31));
         const reduced = total([0, 1, 2], 63);
         for (const rank of [0, 1, 2]) {
-          const mine = collectives[1] === undefined ? [] : chunkOf(collectives[1], 3, rank, reduced);
+          const mine =
+            collectives[1] === undefined ? [] : chunkOf(collectives[1], 3, rank, reduced);
           expect(results[rank]?.[step]?.[1]).to.deep.equal(mine);
         }
         expect(results[4]?.[step]?.[3]).to.deep.equal(integers(step, 54));

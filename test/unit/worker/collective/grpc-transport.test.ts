@@ -32,8 +32,19 @@ async function startHost(options = {}): Promise<Host> {
   return started;
 }
 
-function open(host: Host, rank: number, addresses: readonly string[], generation = 1): GrpcTransport {
-  const transport = new GrpcTransport({ jobId: "job-1", generation, rank, addresses, hub: host.hub });
+function open(
+  host: Host,
+  rank: number,
+  addresses: readonly string[],
+  generation = 1,
+): GrpcTransport {
+  const transport = new GrpcTransport({
+    jobId: "job-1",
+    generation,
+    rank,
+    addresses,
+    hub: host.hub,
+  });
   transports.push(transport);
   return transport;
 }
@@ -52,7 +63,9 @@ async function joined(mesh: Mesh, collectives: readonly Collective[]): Promise<J
   const groups = opened.map(
     (transport, rank) => new PeerCollectiveGroup({ program, rank, transport, timeoutMs: 5000 }),
   );
-  await Promise.all(opened.map((transport, rank) => transport.connect(sourcesOf(program, rank), 5000)));
+  await Promise.all(
+    opened.map((transport, rank) => transport.connect(sourcesOf(program, rank), 5000)),
+  );
   return { groups, transports: opened };
 }
 
@@ -62,7 +75,7 @@ async function failure(promise: Promise<unknown>): Promise<PeerError> {
     (reason: unknown) => reason,
   );
   if (error instanceof PeerError) return error;
-  throw error ?? new Error("it did not fail");
+  throw new Error(`no PeerError: ${String(error)}`);
 }
 
 describe("gRPC transport", () => {
@@ -82,9 +95,15 @@ describe("gRPC transport", () => {
       for (const algorithm of ["ring", "direct"] as const) {
         for (const chunkElements of [1, 20_000]) {
           const segmentBytes = 32768;
-          collectives.push(descriptor(size, { op: "allReduce", algorithm, chunkElements, segmentBytes }));
-          collectives.push(descriptor(size, { op: "reduceScatter", algorithm, chunkElements, segmentBytes }));
-          collectives.push(descriptor(size, { op: "allGather", algorithm, chunkElements, segmentBytes, outer: 2 }));
+          collectives.push(
+            descriptor(size, { op: "allReduce", algorithm, chunkElements, segmentBytes }),
+          );
+          collectives.push(
+            descriptor(size, { op: "reduceScatter", algorithm, chunkElements, segmentBytes }),
+          );
+          collectives.push(
+            descriptor(size, { op: "allGather", algorithm, chunkElements, segmentBytes, outer: 2 }),
+          );
         }
       }
       const { groups } = await joined(lineMesh(size), collectives);
@@ -94,7 +113,9 @@ describe("gRPC transport", () => {
             const { op, outer, chunkElements } = collective;
             const chunk = outer * chunkElements;
             const full = op === "allReduce" ? chunk : chunk * size;
-            const input = bytesOf(Array.from({ length: op === "allGather" ? chunk : full }, (_, i) => i + rank));
+            const input = bytesOf(
+              Array.from({ length: op === "allGather" ? chunk : full }, (_, i) => i + rank),
+            );
             const output = new Uint8Array((op === "reduceScatter" ? chunk : full) * 4);
             await groups[rank]?.run(collective, key(index), { input, output }, 0);
             return floatsOf(output);
@@ -107,7 +128,8 @@ describe("gRPC transport", () => {
           const { op = "allReduce", chunkElements = 0 } = collectives[index] ?? {};
           const wrong = values.findIndex((value, i) => {
             if (op === "allReduce") return value !== i * size + ranksTotal;
-            if (op === "reduceScatter") return value !== (rank * chunkElements + i) * size + ranksTotal;
+            if (op === "reduceScatter")
+              return value !== (rank * chunkElements + i) * size + ranksTotal;
             const row = Math.floor(i / (size * chunkElements));
             const giver = Math.floor(i / chunkElements) % size;
             return value !== row * chunkElements + (i % chunkElements) + giver;
@@ -117,8 +139,10 @@ describe("gRPC transport", () => {
       });
       const sent = groups.map((group) => group.sentBytes);
       const allowed = collectives.reduce((sum, { wireBytes }) => sum + wireBytes, 0);
-      sent.forEach((bytes) => expect(bytes).to.be.at.most(allowed));
-      expect(sent.reduce((a, b) => a + b)).to.equal(groups.reduce((sum, group) => sum + group.receivedBytes, 0));
+      for (const bytes of sent) expect(bytes).to.be.at.most(allowed);
+      expect(sent.reduce((a, b) => a + b)).to.equal(
+        groups.reduce((sum, group) => sum + group.receivedBytes, 0),
+      );
     });
   }
 
@@ -133,7 +157,14 @@ describe("gRPC transport", () => {
       call.on("error", reject);
     });
     const payload = Uint8Array.of(1, 2, 3, 4);
-    await transport.send(1, { step: 5, microbatch: 1, collective: 2, segment: 3, batchHash: 0xfedcba98, payload });
+    await transport.send(1, {
+      step: 5,
+      microbatch: 1,
+      collective: 2,
+      segment: 3,
+      batchHash: 0xfedcba98,
+      payload,
+    });
     expect(await message).to.deep.equal({
       generation: 1,
       step: 5,
@@ -187,7 +218,9 @@ describe("gRPC transport", () => {
     const error = await failure(transport.connect([1, 2], 400));
     silent.close();
     for (const socket of accepted) socket.destroy();
-    expect(error.message).to.contain("rank 0 could not connect within 400 ms to rank 1 at 127.0.0.1:1 (");
+    expect(error.message).to.contain(
+      "rank 0 could not connect within 400 ms to rank 1 at 127.0.0.1:1 (",
+    );
     expect(error.message).to.contain("connection refused");
     expect(error.message).to.contain(
       `rank 2 at 127.0.0.1:${port} (no connection, or no gRPC server behind it)`,
@@ -202,7 +235,11 @@ describe("gRPC transport", () => {
     expect(error.message).to.contain("this worker was not assigned to it within 30 ms");
   });
 
-  const refused: readonly [string, { generation: number; rank: number; fromRank: number }, string][] = [
+  const refused: readonly [
+    string,
+    { generation: number; rank: number; fromRank: number },
+    string,
+  ][] = [
     ["a stale generation", { generation: 1, rank: 1, fromRank: 0 }, "the job is at generation 2"],
     ["another rank than its own", { generation: 2, rank: 1, fromRank: 3 }, "this worker is rank 0"],
     ["a rank past the mesh", { generation: 2, rank: 7, fromRank: 0 }, "the job has ranks 0 to 1"],
@@ -213,7 +250,8 @@ describe("gRPC transport", () => {
       const host = await startHost();
       open(host, 0, [host.address, host.address], 2);
       const client = new Client(host.address, credentials.createInsecure());
-      const { path, requestSerialize, responseDeserialize } = services().collective.definition.PullFrames;
+      const { path, requestSerialize, responseDeserialize } =
+        services().collective.definition.PullFrames;
       const request = { jobId: "job-1", ...fields };
       const call: ClientReadableStream<unknown> = client.makeServerStreamRequest(
         path,
@@ -248,15 +286,24 @@ describe("gRPC transport", () => {
     const collective = descriptor(2, { op: "allReduce", algorithm: "direct", chunkElements: 8 });
     const { groups } = await joined(lineMesh(2), [collective]);
     const buffer = new Uint8Array(32);
-    const waiting = failure(groups[0]?.run(collective, key(), { input: buffer, output: buffer }, 0) ?? Promise.reject());
+    const waiting = failure(
+      groups[0]?.run(collective, key(), { input: buffer, output: buffer }, 0) ?? Promise.reject(),
+    );
     await hosts[1]?.server.stop(1);
     const error = await waiting;
-    expect(error.message).to.contain('rank 0 <- rank 1: stream lost while segment 0 of allReduce "t" (step 0) was awaited');
+    expect(error.message).to.contain(
+      'rank 0 <- rank 1: stream lost while segment 0 of allReduce "t" (step 0) was awaited',
+    );
     expect([error.code, error.peer]).to.deep.equal(["UNAVAILABLE", 1]);
   });
 
   it("hands over all frames before it tells that a peer has ended", async () => {
-    const collective = descriptor(2, { op: "allReduce", algorithm: "direct", chunkElements: 300_000, segmentBytes: 65536 });
+    const collective = descriptor(2, {
+      op: "allReduce",
+      algorithm: "direct",
+      chunkElements: 300_000,
+      segmentBytes: 65536,
+    });
     const { groups, transports: opened } = await joined(lineMesh(2), [collective]);
     const run = async (rank: number): Promise<number> => {
       const buffer = bytesOf(new Float32Array(300_000).fill(rank + 1));
@@ -279,7 +326,14 @@ describe("gRPC transport", () => {
     let handed = 0;
     const sending = (async () => {
       for (let segment = 0; segment < 64; segment++) {
-        await sender.send(1, { step: 0, microbatch: 0, collective: 0, segment, batchHash: 0, payload });
+        await sender.send(1, {
+          step: 0,
+          microbatch: 0,
+          collective: 0,
+          segment,
+          batchHash: 0,
+          payload,
+        });
         handed += 1;
       }
     })();
@@ -288,7 +342,8 @@ describe("gRPC transport", () => {
     receiver.resume(0);
     await sending;
     const deadline = performance.now() + 5000;
-    while (segments.length < 64 && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 5));
+    while (segments.length < 64 && performance.now() < deadline)
+      await new Promise((resolve) => setTimeout(resolve, 5));
     expect(segments).to.deep.equal(Array.from({ length: 64 }, (_, i) => i));
   });
 });

@@ -2,8 +2,8 @@ import { expect } from "chai";
 import fc from "fast-check";
 import { wireBytes } from "../../../../shared/collective/algorithm.ts";
 import type { CollectiveOp } from "../../../../shared/program/program.ts";
-import { forEachRun, fullBytes, segmentsOf } from "../../../../worker/collective/chunk-layout.ts";
 import type { CollectiveShape, Region } from "../../../../worker/collective/chunk-layout.ts";
+import { forEachRun, fullBytes, segmentsOf } from "../../../../worker/collective/chunk-layout.ts";
 import { laneBytes, type Schedule } from "../../../../worker/collective/schedule.ts";
 import { scheduleOf } from "../../../../worker/collective/schedule-of.ts";
 
@@ -35,7 +35,9 @@ describe("schedules", () => {
         all.forEach((schedule, from) => {
           for (const lane of schedule.sends) {
             const other = all[lane.peer]?.receives.find((receive) => receive.peer === from);
-            expect(other?.items.map(({ region }) => region)).to.deep.equal(lane.items.map(({ region }) => region));
+            expect(other?.items.map(({ region }) => region)).to.deep.equal(
+              lane.items.map(({ region }) => region),
+            );
           }
           const sources = schedule.receives.filter(({ items }) => items.length > 0);
           for (const { peer } of sources) {
@@ -71,7 +73,10 @@ describe("schedules", () => {
         const [first] = schedules(shape);
         if (first === undefined) return;
         for (const [chunk, bytes] of additions) {
-          const whole = segmentsOf(first.layout, chunk, 1 << 20).reduce((sum, region) => sum + bytesIn(region), 0);
+          const whole = segmentsOf(first.layout, chunk, 1 << 20).reduce(
+            (sum, region) => sum + bytesIn(region),
+            0,
+          );
           expect(bytes).to.equal(whole * (shape.size - 1));
         }
       }),

@@ -10,7 +10,11 @@ const DTYPES: readonly DType[] = ["float32", "float64", "int32"];
 /** Bytes of `values` that begin `shift` bytes into their buffer. */
 function shifted(dtype: DType, values: readonly number[], shift: number): Uint8Array {
   const typed =
-    dtype === "float32" ? new Float32Array(values) : dtype === "float64" ? new Float64Array(values) : new Int32Array(values);
+    dtype === "float32"
+      ? new Float32Array(values)
+      : dtype === "float64"
+        ? new Float64Array(values)
+        : new Int32Array(values);
   const bytes = new Uint8Array(typed.byteLength + shift).subarray(shift);
   bytes.set(new Uint8Array(typed.buffer));
   return bytes;
@@ -23,7 +27,11 @@ describe("sum kernels", () => {
         for (const count of [0, 1, 7, 1024, 2049, 5000]) {
           const left = Array.from({ length: count }, (_, i) => i - 3);
           const right = Array.from({ length: count }, (_, i) => 2 * i + 1);
-          const total = shifted(dtype, left.map((value, i) => value + (right[i] ?? 0)), 0);
+          const total = shifted(
+            dtype,
+            left.map((value, i) => value + (right[i] ?? 0)),
+            0,
+          );
           for (const shift of [0, 1, 3, 4]) {
             const apart = new Uint8Array(total.length + 2).subarray(2);
             const a = shifted(dtype, left, shift);
@@ -41,10 +49,9 @@ describe("sum kernels", () => {
     }
 
     it(`${name} refuses operands of unlike length`, () => {
-      expect(() => sum("float32", new Uint8Array(8), new Uint8Array(8), new Uint8Array(4))).to.throw(
-        InternalError,
-        "sum of 8 and 4 bytes of float32 into 8",
-      );
+      expect(() =>
+        sum("float32", new Uint8Array(8), new Uint8Array(8), new Uint8Array(4)),
+      ).to.throw(InternalError, "sum of 8 and 4 bytes of float32 into 8");
     });
   }
 });
