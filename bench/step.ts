@@ -50,8 +50,9 @@ async function run(context: BenchContext): Promise<BenchResult> {
   for (let round = 0; round < ROUNDS; round++) {
     for (const ranks of RANKS) {
       progress(`round ${round + 1} of ${ROUNDS}, ${plural(ranks, "rank")}`);
-      const bandwidth = await meter.measure();
+      const before = await meter.measure();
       const job = await runJob(context, jobSpec(dim, ranks));
+      const after = await meter.measure();
       losses.set(ranks, job.loss);
       const [, first] = RANKS.map((n) => losses.get(n));
       if (first !== undefined) {
@@ -62,12 +63,12 @@ async function run(context: BenchContext): Promise<BenchResult> {
         peers.missing === undefined
           ? await peers.feedForward({ world: ranks, threads, dim, batch: BATCH, steps: PEER_STEPS })
           : undefined;
-      bandwidths.push(bandwidth);
+      bandwidths.push(before, after);
       samples.push({
         ranks,
         median: job.stepSeconds.median ?? Number.NaN,
         p90: job.stepSeconds.p90 ?? Number.NaN,
-        stream: streamSeconds(dim, bandwidth),
+        stream: (streamSeconds(dim, before) + streamSeconds(dim, after)) / 2,
         peer: peer?.medianSeconds ?? null,
       });
     }
@@ -98,7 +99,7 @@ async function run(context: BenchContext): Promise<BenchResult> {
     ]),
     notes: [
       `real processes (\`rankmesh run\`), ${STEPS} steps of which the first two are left out, ${ROUNDS} rounds, each of ` +
-        "bandwidth, rankmesh, PyTorch in turn; ratios are formed within a round and their median is shown",
+        "bandwidth, rankmesh, bandwidth again, PyTorch in turn; ratios are formed within a round and their median is shown",
       `a step must move ${gigabytes(streamBytes(dim).read + streamBytes(dim).update)} GB over all ranks: each weight read ` +
         "forward, w2 once more backward, weights and both moments read and written by the update; the time to stream them " +
         "is that of plain C loops of the same patterns on all cores",
