@@ -1,10 +1,10 @@
 import type { JobHandle } from "../client/job-handle.ts";
-import type { Job, StateEvent } from "../client/job-types.ts";
+import type { Job, StateEvent, StepEvent } from "../client/job-types.ts";
 import type { Progress } from "./progress.ts";
 
 /**
  * Shows a job's events as progress until it has ended.
- * @returns the ended job
+ * @returns the ended job, with the values of all its steps however many they are: one answer holds only the last ones
  */
 export async function followJob(
   handle: JobHandle,
@@ -12,16 +12,22 @@ export async function followJob(
   signal: AbortSignal,
 ): Promise<Job> {
   progress.start();
+  const steps: StepEvent[] = [];
+  let lost = false;
+  const onReconnect = (error: Error) => {
+    if (!lost) progress.note(`lost the coordinator, dialling again: ${error.message}`);
+    lost = true;
+  };
   try {
-    const onReconnect = (error: Error) =>
-      progress.status(`lost the coordinator, dialling again: ${error.message}`);
     for await (const event of handle.events({ signal, onReconnect })) {
+      lost = false;
       switch (event.kind) {
         case "state":
           progress.status(statusText(event));
           break;
         case "step":
           progress.step(event);
+          steps.push(event);
           break;
         case "log":
           progress.note(logLine(event.level, event.rank, event.message));
@@ -31,7 +37,18 @@ export async function followJob(
   } finally {
     progress.end();
   }
-  return handle.get({ signal });
+  return withAllSteps(await handle.get({ signal }), steps);
+}
+
+/** The job with the step lists that its events make, where its own begin later. */
+function withAllSteps(job: Job, steps: readonly StepEvent[]): Job {
+  if (steps.length <= job.loss.length) return job;
+  return {
+    ...job,
+    loss: steps.map((step) => step.loss),
+    gradNorm: steps.flatMap((step) => step.gradNorm ?? []),
+    stepSeconds: steps.map((step) => step.seconds),
+  };
 }
 
 /** `warn: rank 1: ...` */

@@ -47,7 +47,7 @@ describe("daemons and the job commands", function () {
       },
     );
     daemons.push(coordinator);
-    const [, line = ""] = await coordinator.waitFor(/^(\{.*\})\n/);
+    const [, line = ""] = await coordinator.waitFor(/^(\{"role".*\})\n/);
     const addresses = JSON.parse(line) as Record<string, string>;
     expect(Object.keys(addresses)).to.deep.equal(["role", "grpc", "http"]);
     expect(addresses["role"]).to.equal("coordinator");
