@@ -2,11 +2,11 @@
 import { chooseAlgorithm, wireBytes } from "../shared/collective/algorithm.ts";
 import type { Collective, Program } from "../shared/program/program.ts";
 import { RpcServer } from "../shared/rpc/server.ts";
+import { bestSumKernel } from "../worker/collective/best-sum.ts";
 import { PeerCollectiveGroup, sourcesOf } from "../worker/collective/collective-group.ts";
 import { CollectiveHub } from "../worker/collective/collective-hub.ts";
 import { collectiveService } from "../worker/collective/collective-service.ts";
 import { GrpcTransport } from "../worker/collective/grpc-transport.ts";
-import { bestSumKernel } from "../worker/collective/best-sum.ts";
 
 /** What the parent sends: first the task, then the addresses of all ranks. */
 export interface RankTask {

@@ -63,7 +63,9 @@ export async function run(options: AllReduceBenchOptions = {}): Promise<AllReduc
   const rows: AllReduceRow[] = [];
   let kernel = "";
   let peerMissing = options.peer === false ? "switched off" : undefined;
-  print("ranks      bytes  algorithm  segment   median ms     p90 ms     cpu ms    gloo ms   ratio  budget");
+  print(
+    "ranks      bytes  algorithm  segment   median ms     p90 ms     cpu ms    gloo ms   ratio  budget",
+  );
   for (const ranks of options.ranks ?? [2, 4]) {
     const peer = peerMissing === undefined ? await runPeer(ranks, sizes) : peerMissing;
     if (typeof peer === "string") peerMissing = peer;

@@ -15,14 +15,20 @@ export interface AlgorithmChoice {
   readonly segmentBytes: number;
 }
 
-/** Largest full tensor that more than two ranks all-reduce by direct exchange: beyond, its (N-1) * b bytes cost more than a ring's latencies. */
-const DIRECT_ALL_REDUCE_BYTES = 32 * 1024;
+/**
+ * Largest full tensor that more than two ranks all-reduce by direct exchange: beyond, its (N-1) * b bytes cost
+ * more than the messages and latencies that a ring has more.
+ */
+const DIRECT_ALL_REDUCE_BYTES = 64 * 1024;
 
-/** Smallest useful frame: below, the cost of a frame itself dominates. */
-const MIN_SEGMENT_BYTES = 64 * 1024;
+/** The same for allGather and reduceScatter, whose bytes are those of a ring: a ring is kinder to slow links. */
+const DIRECT_CHUNKS_BYTES = 256 * 1024;
 
-/** Largest frame: a longer one fills the pipeline later without saving anything. */
-const MAX_SEGMENT_BYTES = 512 * 1024;
+/** Smallest cut of a longer chunk: below, handling a message costs more than its bytes. */
+const MIN_SEGMENT_BYTES = 512 * 1024;
+
+/** Largest frame: a longer one fills the pipeline later and saves nothing. */
+const MAX_SEGMENT_BYTES = 1024 * 1024;
 
 /**
  * Algorithm and segment size of a collective over `groupSize` ranks whose full tensor has `payloadBytes`.
@@ -36,16 +42,14 @@ export function chooseAlgorithm(
   const direct =
     op === "allToAll" ||
     groupSize <= 2 ||
-    (op === "allReduce"
-      ? payloadBytes <= DIRECT_ALL_REDUCE_BYTES
-      : payloadBytes <= 4 * DIRECT_ALL_REDUCE_BYTES);
+    payloadBytes <= (op === "allReduce" ? DIRECT_ALL_REDUCE_BYTES : DIRECT_CHUNKS_BYTES);
   const algorithm: Algorithm = direct ? "direct" : "ring";
-  // Four segments to a chunk keep a pipeline busy; the bounds keep frames worth their headers.
-  const chunkBytes = Math.ceil(payloadBytes / Math.max(1, groupSize));
-  const wanted = Math.ceil(chunkBytes / 4 / 4096) * 4096;
+  // What a rank sends to one peer; four segments of it keep a pipeline busy.
+  const whole = direct && op === "allReduce" ? payloadBytes : payloadBytes / Math.max(1, groupSize);
+  const quarter = Math.ceil(whole / 4 / 4096) * 4096;
   return {
     algorithm,
-    segmentBytes: Math.min(MAX_SEGMENT_BYTES, Math.max(MIN_SEGMENT_BYTES, wanted)),
+    segmentBytes: Math.min(MAX_SEGMENT_BYTES, Math.max(MIN_SEGMENT_BYTES, quarter)),
   };
 }
 

@@ -8,10 +8,10 @@ import {
 } from "../../shared/errors.ts";
 import type { PullFramesRequest__Output } from "../../shared/rpc/gen/rankmesh/v1/PullFramesRequest.ts";
 import { toServiceError } from "../../shared/rpc/status.ts";
-import type { TaggedFrame } from "./frame-codec.ts";
+import type { OutgoingFrame } from "./frame-codec.ts";
 
 /** A peer's stream, on which this worker writes. */
-export type PullCall = ServerWritableStream<PullFramesRequest__Output, TaggedFrame>;
+export type PullCall = ServerWritableStream<PullFramesRequest__Output, OutgoingFrame>;
 
 export interface CollectiveHubOptions {
   /** How long a peer that was assigned earlier than this worker is kept waiting. @default 10 s */

@@ -2,6 +2,7 @@ import { InternalError, PeerError } from "../../shared/errors.ts";
 import type { Collective } from "../../shared/program/program.ts";
 import { chunkBytes, forEachRun, isContiguous, regionBytes, storeRegion } from "./chunk-layout.ts";
 import type { CollectiveBuffers, CollectiveKey, Frame } from "./collective.ts";
+import { releaseBuffer } from "./release-buffer.ts";
 import type { Lane, Schedule, ScheduledReceive, ScheduledSend } from "./schedule.ts";
 import type { SumKernel } from "./sum-kernel.ts";
 
@@ -46,7 +47,7 @@ export class CollectiveRun {
   readonly #context: RunContext;
   readonly #sends: SendLane[];
   readonly #receives: ReceiveLane[];
-  /** Frames kept until they are passed on, by their index in the one lane. */
+  /** Frames kept until they have been passed on, by their index in the one lane. */
   readonly #relayed = new Map<number, Uint8Array>();
   /** Frames from the one lane that are passed on: the first so many. */
   readonly #relayCount: number;
@@ -190,6 +191,7 @@ export class CollectiveRun {
         if (op === "allReduce") {
           const target = regionBytes(layout, region, buffers.output);
           sum(dtype, target, payload, regionBytes(layout, region, buffers.input));
+          releaseBuffer(payload);
           return;
         }
         forEachRun(layout, region, (offset, at, length) => {
@@ -197,6 +199,7 @@ export class CollectiveRun {
           const own = buffers.input.subarray(offset, offset + length);
           sum(dtype, target, payload.subarray(at, at + length), own);
         });
+        releaseBuffer(payload);
         return;
       case "relay":
         forEachRun(layout, region, (offset, at, length) => {
@@ -239,6 +242,9 @@ export class CollectiveRun {
         total = target;
       }
       this.#contributions[this.#nextUnit] = [];
+      given.forEach((contribution, giver) => {
+        if (giver !== index && contribution !== undefined) releaseBuffer(contribution);
+      });
       this.#nextUnit += 1;
     }
   }
@@ -257,6 +263,7 @@ export class CollectiveRun {
       const segment = lane.next;
       lane.next += 1;
       const { step, microbatch, collective } = key;
+      sent(payload.length);
       const busy = send(this.#rank(lane.peer), {
         step,
         microbatch,
@@ -265,7 +272,6 @@ export class CollectiveRun {
         batchHash,
         payload,
       });
-      sent(payload.length);
       if (busy === undefined) {
         this.#handedOver(lane);
       } else {
@@ -283,6 +289,12 @@ export class CollectiveRun {
   }
 
   #handedOver(lane: SendLane): void {
+    const relays = lane.items[lane.handed]?.relays ?? -1;
+    const kept = this.#relayed.get(relays);
+    if (kept !== undefined) {
+      this.#relayed.delete(relays);
+      releaseBuffer(kept);
+    }
     lane.handed += 1;
     this.lastProgressMs = performance.now();
     if (lane.handed === lane.items.length) this.#open -= 1;
@@ -302,10 +314,7 @@ export class CollectiveRun {
     }
     const source = this.#receives[0];
     if (source === undefined || source.next <= relays) return undefined;
-    const kept = this.#relayed.get(relays);
-    if (kept === undefined) return regionBytes(layout, region, buffers.output);
-    this.#relayed.delete(relays);
-    return kept;
+    return this.#relayed.get(relays) ?? regionBytes(layout, region, buffers.output);
   }
 
   /** Frames that have come from every peer still sending. */

@@ -23,6 +23,8 @@ export const FRAME_HEADER_BYTES = 2 * (1 + LONG_VARINT_BYTES) + 4 * (1 + SHORT_V
 export class OutgoingFrame {
   readonly #frame: TaggedFrame;
   readonly byteLength: number;
+  /** The message it was copied into. */
+  message: Uint8Array | undefined;
 
   constructor(frame: TaggedFrame) {
     this.#frame = frame;
@@ -54,6 +56,7 @@ export class OutgoingFrame {
     target[position++] = batchHash >>> 24;
     varint(0x7a, payload.length, SHORT_VARINT_BYTES);
     target.set(payload, position);
+    this.message = target;
     return this.byteLength;
   }
 }

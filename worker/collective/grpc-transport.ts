@@ -16,7 +16,8 @@ import { fromServiceError, isServiceError, toServiceError } from "../../shared/r
 import type { Frame, Transport } from "./collective.ts";
 import { type CollectiveHub, type PullCall, replacedError } from "./collective-hub.ts";
 import { collectiveService, type PullFramesMethod } from "./collective-service.ts";
-import type { TaggedFrame } from "./frame-codec.ts";
+import { OutgoingFrame, type TaggedFrame } from "./frame-codec.ts";
+import { releaseBuffer } from "./release-buffer.ts";
 import { relaxGarbageCollection } from "./garbage-collection.ts";
 
 export interface GrpcTransportOptions {
@@ -295,7 +296,9 @@ export class GrpcTransport implements Transport {
     outlet.writing = true;
     outlet.begun = true;
     // Nothing else is being written, so that the frame is encoded, and its payload copied, before this returns.
-    call.write(frame, () => {
+    const outgoing = new OutgoingFrame(frame);
+    call.write(outgoing, () => {
+      if (outgoing.message !== undefined) releaseBuffer(outgoing.message);
       if (outlet.call !== call) return;
       outlet.writing = false;
       this.#drain(outlet, call);

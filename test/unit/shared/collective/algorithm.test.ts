@@ -21,11 +21,11 @@ describe("choice of algorithm", () => {
     });
   }
 
-  it("is a function of its arguments, with segments between 4 KiB and 1 MiB, whole in float64", () => {
+  it("is a function of its arguments, with segments between 512 KiB and 1 MiB, whole in float64", () => {
     for (let bytes = 1; bytes < 1e9; bytes = bytes * 3 + 5) {
       for (const size of [1, 2, 3, 8, 64]) {
         const { segmentBytes } = chooseAlgorithm("allReduce", bytes, size);
-        expect(segmentBytes).to.be.within(4096, 1 << 20);
+        expect(segmentBytes).to.be.within(1 << 19, 1 << 20);
         expect(segmentBytes % 8).to.equal(0);
       }
     }
