@@ -163,7 +163,7 @@ class ProgramChecker {
       const tensor = this.#object(item, path);
       if (tensor === undefined) return;
       this.#text(tensor["name"], `${path}.name`);
-      if (!["parameter", "moment1", "moment2"].includes(String(tensor["role"]))) {
+      if (!isOneOf(tensor["role"], ["parameter", "moment1", "moment2"])) {
         this.#fault(
           `${path}.role`,
           `${quote(tensor["role"])} is not parameter, moment1 or moment2`,
@@ -242,7 +242,7 @@ class ProgramChecker {
       this.#whole(collective["segmentBytes"], `${path}.segmentBytes`, 1);
       const outer = this.#whole(collective["outer"], `${path}.outer`);
       const chunk = this.#whole(collective["chunkElements"], `${path}.chunkElements`);
-      if (!["direct", "ring"].includes(String(collective["algorithm"]))) {
+      if (!isOneOf(collective["algorithm"], ["direct", "ring"])) {
         this.#fault(`${path}.algorithm`, `${quote(collective["algorithm"])} is not direct or ring`);
       }
       const input = this.#slotIndex(collective["inputSlot"], `${path}.inputSlot`);
@@ -376,4 +376,8 @@ class ProgramChecker {
   #fault(path: string, message: string): void {
     if (this.faults.length < MAX_FAULTS) this.faults.push({ path, message });
   }
+}
+
+function isOneOf(value: unknown, choices: readonly string[]): boolean {
+  return typeof value === "string" && choices.includes(value);
 }
