@@ -32,7 +32,10 @@ export type RankReport =
     }
   | { readonly kind: "failed"; readonly message: string };
 
-const WARMUP_REPEATS = 3;
+/** Until the code is compiled: as many repeats as move this many bytes, within bounds. */
+const WARMUP_BYTES = 64 << 20;
+const MIN_WARMUP_REPEATS = 3;
+const MAX_WARMUP_REPEATS = 500;
 
 function collectives(task: RankTask): Collective[] {
   const barrier = allReduce(task, 4, "barrier");
@@ -102,9 +105,11 @@ async function measure(
     if (wrong >= 0)
       throw new Error(`rank ${rank}, ${size} bytes: element ${wrong} is ${values[wrong]}`);
     values.fill(0);
+    const warmup = Math.min(MAX_WARMUP_REPEATS, Math.max(MIN_WARMUP_REPEATS, Math.floor(WARMUP_BYTES / size)));
+    for (let repeat = 0; repeat < warmup; repeat++) await reduce(i + 1, bytes);
     const times: number[] = [];
     const cpu = process.cpuUsage();
-    for (let repeat = 0; repeat < WARMUP_REPEATS + (task.repeats[i] ?? 5); repeat++) {
+    for (let repeat = 0; repeat < (task.repeats[i] ?? 5); repeat++) {
       await reduce(0, barrier);
       const began = performance.now();
       await reduce(i + 1, bytes);
@@ -112,7 +117,7 @@ async function measure(
     }
     const { user, system } = process.cpuUsage(cpu);
     cpuSeconds.push((user + system) / 1e6 / times.length);
-    seconds.push(times.slice(WARMUP_REPEATS));
+    seconds.push(times);
   }
   await reduce(0, barrier);
   await transport.close();

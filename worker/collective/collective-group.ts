@@ -281,7 +281,6 @@ export class PeerCollectiveGroup implements CollectiveGroup {
   #finish(pending: PendingRun): void {
     const at = this.#pending.indexOf(pending);
     if (at >= 0) this.#pending.splice(at, 1);
-    if (this.#pending.length === 0) this.#stopWatch();
     const seconds = (performance.now() - pending.beganMs) / 1000;
     const { op } = pending.part.descriptor;
     this.#options.observer?.finished?.(op, seconds, pending.sentBytes, pending.receivedBytes);
@@ -294,6 +293,8 @@ export class PeerCollectiveGroup implements CollectiveGroup {
   }
 
   #checkProgress(): void {
+    // Started with a run and ended a period after the last, so that runs in quick succession share one timer.
+    if (this.#pending.length === 0) this.#stopWatch();
     // If this thread was held up itself, frames may lie in the sockets: look again after they have been read.
     if (this.#stuckRun() !== undefined) setImmediate(() => setImmediate(() => this.#failIfStuck()));
   }
