@@ -101,11 +101,15 @@ async function measure(
     await reduce(0, barrier);
     await reduce(i + 1, bytes);
     const sumOfRanks = (ranks * (ranks + 1)) / 2;
-    const wrong = values.findIndex((value, at) => value !== (at % 97) * sumOfRanks);
-    if (wrong >= 0)
-      throw new Error(`rank ${rank}, ${size} bytes: element ${wrong} is ${values[wrong]}`);
+    for (let at = 0; at < values.length; at++) {
+      if (values[at] === (at % 97) * sumOfRanks) continue;
+      throw new Error(`rank ${rank}, ${size} bytes: element ${at} is ${values[at]}`);
+    }
     values.fill(0);
-    const warmup = Math.min(MAX_WARMUP_REPEATS, Math.max(MIN_WARMUP_REPEATS, Math.floor(WARMUP_BYTES / size)));
+    const warmup = Math.min(
+      MAX_WARMUP_REPEATS,
+      Math.max(MIN_WARMUP_REPEATS, Math.floor(WARMUP_BYTES / size)),
+    );
     for (let repeat = 0; repeat < warmup; repeat++) await reduce(i + 1, bytes);
     const times: number[] = [];
     const cpu = process.cpuUsage();

@@ -6,6 +6,7 @@ import {
   dtypeBytes,
   type Program,
 } from "../../shared/program/program.ts";
+import { bestSumKernel } from "./best-sum.ts";
 import type {
   CollectiveBuffers,
   CollectiveGroup,
@@ -16,7 +17,7 @@ import type {
 import { CollectiveRun } from "./collective-run.ts";
 import type { Schedule } from "./schedule.ts";
 import { scheduleOf, shapeOf } from "./schedule-of.ts";
-import { type SumKernel, sumInJavaScript } from "./sum-kernel.ts";
+import type { SumKernel } from "./sum-kernel.ts";
 
 /** A collective that waits for a peer this long without progress fails. */
 export const DEFAULT_COLLECTIVE_TIMEOUT_MS = 60_000;
@@ -42,7 +43,7 @@ export interface PeerCollectiveGroupOptions {
   readonly transport: Transport;
   /** @default DEFAULT_COLLECTIVE_TIMEOUT_MS */
   readonly timeoutMs?: number;
-  /** @default sumInJavaScript */
+  /** @default the fastest that this machine has */
   readonly sum?: SumKernel;
   readonly observer?: CollectiveObserver;
   /** Bytes of frames for collectives not begun that are held per peer. @default 16 MiB */
@@ -90,6 +91,7 @@ interface EarlyFrames {
 export class PeerCollectiveGroup implements CollectiveGroup {
   readonly #options: PeerCollectiveGroupOptions;
   readonly #timeoutMs: number;
+  readonly #sum: SumKernel;
   readonly #transport: Transport;
   readonly #parts: (Part | undefined)[] = [];
   readonly #pending: PendingRun[] = [];
@@ -103,6 +105,7 @@ export class PeerCollectiveGroup implements CollectiveGroup {
   constructor(options: PeerCollectiveGroupOptions) {
     this.#options = options;
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_COLLECTIVE_TIMEOUT_MS;
+    this.#sum = options.sum ?? bestSumKernel().sum;
     this.#transport = options.transport;
     this.#transport.onFrame((peer, frame) => this.#take(peer, frame));
     this.#transport.onPeerLost((peer, cause) => this.#lose(peer, cause));
@@ -167,7 +170,7 @@ export class PeerCollectiveGroup implements CollectiveGroup {
       group,
       index,
       paceFrames,
-      sum: this.#options.sum ?? sumInJavaScript,
+      sum: this.#sum,
       send: (peer, frame) => this.#transport.send(peer, frame),
       sent: (bytes) => {
         pending.sentBytes += bytes;

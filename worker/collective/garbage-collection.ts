@@ -1,7 +1,7 @@
 import { setFlagsFromString } from "node:v8";
 
 /** Growth of the old generation, in percent of what lives, before it is collected. */
-const GROWTH_PERCENT = 1000;
+const GROWTH_PERCENT = 400;
 
 /**
  * Sets V8 up for streams of large messages, for the whole process. V8 counts the buffers of messages as growth of

@@ -17,8 +17,8 @@ import type { Frame, Transport } from "./collective.ts";
 import { type CollectiveHub, type PullCall, replacedError } from "./collective-hub.ts";
 import { collectiveService, type PullFramesMethod } from "./collective-service.ts";
 import { OutgoingFrame, type TaggedFrame } from "./frame-codec.ts";
-import { releaseBuffer } from "./release-buffer.ts";
 import { relaxGarbageCollection } from "./garbage-collection.ts";
+import { releaseBuffer } from "./release-buffer.ts";
 
 export interface GrpcTransportOptions {
   readonly jobId: string;
