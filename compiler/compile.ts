@@ -5,6 +5,7 @@ import type { OptimizerSpec, Program, ScheduleSpec } from "../shared/program/pro
 import { buildTrainingGraph, type TrainingGraph } from "./ir/training-graph.ts";
 import { emitProgram } from "./lower/emit.ts";
 import { lower } from "./lower/lower.ts";
+import { verifyProgram } from "./lower/verify-program.ts";
 import { chooseOnAllAxes } from "./spmd/choose-axes.ts";
 import { layersWithInputLayout, pinAxes } from "./spmd/pins.ts";
 
@@ -77,7 +78,9 @@ export function compile(request: CompileRequest): CompileResult {
   if (faults.length > 0) throw new InvalidArgumentError(faults);
   const chosen = chooseOnAllAxes(training, request.mesh, pins, request.exchangeFactors ?? true);
   const lowered = lower(training, request.mesh, chosen);
-  return { program: emitProgram(request, training, lowered), notes: [] };
+  const program = emitProgram(request, training, lowered);
+  verifyProgram(program);
+  return { program, notes: [] };
 }
 
 function batchParts(request: CompileRequest): number {

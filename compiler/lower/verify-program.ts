@@ -1,0 +1,103 @@
+import { InternalError } from "../../shared/errors.ts";
+import type { Instruction, Program } from "../../shared/program/program.ts";
+
+/**
+ * Runs a program's instructions on the ownership of bytes: every read must find the value it names, whole and not yet
+ * overwritten; a collective keeps its operands from start to wait; every start has its wait. It knows slots and
+ * instructions only, nothing of how they were scheduled and placed, so that it would notice a mistake there.
+ * Cost: instructions x live slots.
+ * @throws InternalError naming slot and instruction
+ */
+export function verifyProgram(program: Program): void {
+  /** Slots whose value is whole in the arena. */
+  const held = new Set<number>();
+  const inFlight = new Map<number, { input: number; output: number }>();
+
+  const slotOf = (index: number) => {
+    const slot = program.slots[index];
+    if (slot === undefined) throw new InternalError(`program: no slot ${index}`);
+    if (slot.offsetBytes < 0 || slot.offsetBytes + slot.sizeBytes > program.arenaBytes) {
+      throw new InternalError(`program: slot ${index} (${slot.name}) lies outside the arena`);
+    }
+    return slot;
+  };
+  const write = (index: number, where: string): void => {
+    const { offsetBytes: start, sizeBytes } = slotOf(index);
+    for (const other of held) {
+      const { offsetBytes, sizeBytes: otherBytes } = slotOf(other);
+      if (other === index || offsetBytes >= start + sizeBytes || offsetBytes + otherBytes <= start)
+        continue;
+      held.delete(other);
+      for (const [collective, { input, output }] of inFlight) {
+        const inPlace = input === other && slotOf(output).offsetBytes === offsetBytes;
+        if ((input === other && !inPlace) || output === other) {
+          throw new InternalError(
+            `program: ${where} overwrites slot ${other}, which collective ${collective} is using`,
+          );
+        }
+      }
+    }
+    held.add(index);
+  };
+  const read = (index: number, where: string): void => {
+    const { name, offsetBytes, sizeBytes } = slotOf(index);
+    if (sizeBytes === 0 || held.has(index)) return;
+    throw new InternalError(
+      `program: ${where} reads slot ${index} (${name}) at [${offsetBytes}, ${offsetBytes + sizeBytes}), whose value is not there or overwritten`,
+    );
+  };
+  const run = (instruction: Instruction, where: string): void => {
+    if (instruction.kind === "compute") {
+      const written = new Set(instruction.outputs);
+      // An accumulator is read only from the second microbatch on; its first value is its write.
+      const kept = instruction.op === "accumulate" ? instruction.inputs[0] : undefined;
+      for (const input of instruction.inputs)
+        if (input !== kept && !scratch.has(input)) read(input, where);
+      for (const input of instruction.inputs) if (scratch.has(input)) write(input, where);
+      for (const output of written) write(output, where);
+      return;
+    }
+    const collective = program.collectives[instruction.collective];
+    if (collective === undefined) throw new InternalError(`program: ${where} names no collective`);
+    const { inputSlot: input, outputSlot: output } = collective;
+    if (instruction.kind === "start") {
+      if (inFlight.has(instruction.collective))
+        throw new InternalError(`program: ${where} starts twice`);
+      read(input, where);
+      write(output, where);
+      inFlight.set(instruction.collective, { input, output });
+      return;
+    }
+    if (!inFlight.delete(instruction.collective)) {
+      throw new InternalError(`program: ${where} waits for a collective that was not started`);
+    }
+  };
+
+  const scratch = scratchSlots(program);
+  for (const { slot } of [...program.stored, ...program.inputs]) write(slot, "the beginning");
+  const sections = [
+    // Twice, so that what one microbatch leaves behind meets the next.
+    ...(program.microbatches > 1 ? [["body", program.body] as const] : []),
+    ["body", program.body] as const,
+    ["epilogue", program.epilogue] as const,
+  ];
+  for (const [name, instructions] of sections) {
+    instructions.forEach((instruction, i) => {
+      run(instruction, `${name}[${i}]`);
+    });
+    if (inFlight.size > 0)
+      throw new InternalError(`program: ${name} ends with a collective not waited for`);
+  }
+  read(program.lossSlot, "the host");
+  if (program.gradNormSlot >= 0) read(program.gradNormSlot, "the host");
+}
+
+/** Slots that an instruction reads and nothing writes before: working space of that instruction. */
+function scratchSlots(program: Program): Set<number> {
+  const written = new Set([...program.stored, ...program.inputs].map((t) => t.slot));
+  for (const collective of program.collectives) written.add(collective.outputSlot);
+  const instructions = [...program.body, ...program.epilogue];
+  for (const i of instructions)
+    if (i.kind === "compute") for (const slot of i.outputs) written.add(slot);
+  return new Set(program.slots.map((_, index) => index).filter((index) => !written.has(index)));
+}
