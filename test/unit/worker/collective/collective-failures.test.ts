@@ -22,15 +22,17 @@ class ScriptedTransport implements Transport {
   readonly rank = 0;
   readonly sent: { peer: number; frame: Frame }[] = [];
   readonly paused = new Set<number>();
+  /** Set: what send returns, as a transport without room does. */
+  room: Promise<void> | undefined;
   arrive: (peer: number, frame: Frame) => void = () => undefined;
   lose: (peer: number, cause: Error) => void = () => undefined;
 
   connect(): Promise<void> {
     return Promise.resolve();
   }
-  send(peer: number, frame: Frame): undefined {
+  send(peer: number, frame: Frame): Promise<void> | undefined {
     this.sent.push({ peer, frame });
-    return undefined;
+    return this.room;
   }
   onFrame(handler: (peer: number, frame: Frame) => void): void {
     this.arrive = handler;
@@ -246,6 +248,25 @@ describe("collective failures", () => {
     for (let step = 0; step < 2; step++) expect(await run(0, step)).to.deep.equal([11, 22, 33, 44]);
     expect([...transport.paused]).to.deep.equal([]);
     expect(await run(0, 2)).to.deep.equal([11, 22, 33, 44]);
+    for (let step = 3; step < 6; step++) transport.arrive(1, frame({ step }));
+    expect([...transport.paused]).to.deep.equal([1]);
+  });
+
+  it("overwrites a segment in place only when the transport has it", async () => {
+    const { transport, group } = scripted(2, [PAIR]);
+    const buffer = bytesOf([1, 2, 3, 4]);
+    let makeRoom = (): void => undefined;
+    transport.room = new Promise((resolve) => {
+      makeRoom = resolve;
+    });
+    const result = group.run(PAIR, key(0, 7), { input: buffer, output: buffer }, 0xabc);
+    transport.arrive(1, frame());
+    expect(floatsOf(transport.sent[0]?.frame.payload ?? new Uint8Array())).to.deep.equal([
+      1, 2, 3, 4,
+    ]);
+    makeRoom();
+    await result;
+    expect(floatsOf(buffer)).to.deep.equal([11, 22, 33, 44]);
   });
 
   it("keeps a rank at most the pace ahead of a peer that is behind", async () => {

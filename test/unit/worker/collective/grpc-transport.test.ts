@@ -9,6 +9,7 @@ import { RpcServer } from "../../../../shared/rpc/server.ts";
 import { PeerCollectiveGroup, sourcesOf } from "../../../../worker/collective/collective-group.ts";
 import { CollectiveHub } from "../../../../worker/collective/collective-hub.ts";
 import { collectiveService } from "../../../../worker/collective/collective-service.ts";
+import { OutgoingFrame } from "../../../../worker/collective/frame-codec.ts";
 import { GrpcTransport } from "../../../../worker/collective/grpc-transport.ts";
 import { bytesOf, descriptor, floatsOf, key, lineMesh } from "../../../support/collectives.ts";
 
@@ -48,6 +49,15 @@ function open(
   transports.push(transport);
   return transport;
 }
+
+const FRAME = {
+  step: 0,
+  microbatch: 0,
+  collective: 0,
+  segment: 0,
+  batchHash: 0,
+  payload: new Uint8Array(4),
+};
 
 interface Joined {
   readonly groups: PeerCollectiveGroup[];
@@ -295,6 +305,76 @@ describe("gRPC transport", () => {
       'rank 0 <- rank 1: stream lost while segment 0 of allReduce "t" (step 0) was awaited',
     );
     expect([error.code, error.peer]).to.deep.equal(["UNAVAILABLE", 1]);
+  });
+
+  it("refuses a frame of another generation, naming both", async () => {
+    const [a, b] = [await startHost(), await startHost()];
+    const transport = open(a, 0, [a.address, b.address]);
+    const frames: number[] = [];
+    transport.onFrame((_, { segment }) => frames.push(segment));
+    const lost = new Promise<Error>((resolve) =>
+      transport.onPeerLost((_, cause) => resolve(cause)),
+    );
+    b.hub.register({
+      jobId: "job-1",
+      generation: 1,
+      rank: 1,
+      worldSize: 2,
+      accept: (_, call) => {
+        call.write(new OutgoingFrame({ ...FRAME, generation: 9 }));
+      },
+    });
+    await transport.connect([1], 5000);
+    expect((await lost).message).to.equal(
+      "rank 0 <- rank 1: got a frame of generation 9 in generation 1",
+    );
+    expect(frames).to.deep.equal([]);
+  });
+
+  it("gives a rank one stream: a second one replaces it before the first frame and is refused after", async () => {
+    const host = await startHost();
+    const transport = open(host, 0, [host.address, "127.0.0.1:1"]);
+    const { Client: Generated } = services().collective;
+    const clients = [0, 1, 2].map(() => new Generated(host.address, credentials.createInsecure()));
+    const pull = async (client: (typeof clients)[number] | undefined) => {
+      const call = client?.pullFrames({ jobId: "job-1", generation: 1, rank: 1, fromRank: 0 });
+      const error = new Promise<Error>((resolve) => call?.on("error", resolve));
+      const segments: number[] = [];
+      call?.on("data", ({ segment }: { segment: number }) => segments.push(segment));
+      await new Promise((resolve) => call?.on("metadata", resolve));
+      return { error, segments };
+    };
+    const first = await pull(clients[0]);
+    const second = await pull(clients[1]);
+    expect((await first.error).message).to.contain("rank 1 opened another stream");
+    await transport.send(1, FRAME);
+    const third = await pull(clients[2]);
+    expect((await third.error).message).to.contain(
+      "rank 1 has a stream of rank 0's frames already",
+    );
+    await transport.send(1, { ...FRAME, segment: 1 });
+    const deadline = performance.now() + 5000;
+    while (second.segments.length < 2 && performance.now() < deadline) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    expect(second.segments).to.deep.equal([0, 1]);
+    for (const client of clients) client.close();
+  });
+
+  it("rejects frames for a peer that has closed its stream", async () => {
+    const [a, b] = [await startHost(), await startHost()];
+    const addresses = [a.address, b.address];
+    const [sender, receiver] = [open(a, 0, addresses), open(b, 1, addresses)];
+    await receiver.connect([0], 5000);
+    await receiver.close();
+    const deadline = performance.now() + 5000;
+    let error: unknown;
+    while (error === undefined && performance.now() < deadline) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      error = await sender.send(1, FRAME)?.catch((reason: unknown) => reason);
+    }
+    expect(error).to.be.instanceOf(PeerError);
+    expect((error as PeerError).message).to.equal("rank 0 -> rank 1: rank 1 has closed its stream");
   });
 
   it("hands over all frames before it tells that a peer has ended", async () => {
