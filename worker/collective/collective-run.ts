@@ -275,15 +275,17 @@ export class CollectiveRun {
       if (busy === undefined) {
         this.#handedOver(lane);
       } else {
-        busy.then(
-          () => {
-            if (this.#ended) return;
-            this.#handedOver(lane);
-            this.#pumpLane(lane);
-            this.#finishIfDone();
-          },
-          (error: unknown) => this.#sendFailed(lane, segment, error),
-        );
+        busy
+          .then(
+            () => {
+              if (this.#ended) return;
+              this.#handedOver(lane);
+              this.#pumpLane(lane);
+              this.#finishIfDone();
+            },
+            (error: unknown) => this.#sendFailed(lane, segment, error),
+          )
+          .catch((error: unknown) => this.#context.fail(asError(error)));
       }
     }
   }
@@ -410,6 +412,10 @@ export function describe(descriptor: Collective): string {
   const { op, outer, chunkElements, dtype, algorithm, segmentBytes } = descriptor;
   const rows = outer === 1 ? `${chunkElements}` : `${outer} x ${chunkElements}`;
   return `${op} of ${rows} ${dtype}, ${algorithm}, segments of ${segmentBytes} bytes`;
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new InternalError(String(error));
 }
 
 function hex(hash: number): string {
