@@ -1,4 +1,4 @@
-import { arch, cpus, totalmem } from "node:os";
+import { arch, cpus, loadavg, totalmem } from "node:os";
 import { numCores } from "../cli/machine.ts";
 import { commit } from "./repository.ts";
 
@@ -13,6 +13,8 @@ export interface Machine {
   readonly commit: string;
   /** Day of the run, as 2026-11-23. */
   readonly date: string;
+  /** Processes that wanted a core in the minute before the run: past a fraction of the cores, times are others' too. */
+  readonly loadBefore: number;
 }
 
 export function describeMachine(): Machine {
@@ -24,13 +26,14 @@ export function describeMachine(): Machine {
     node: process.versions.node,
     commit: commit(),
     date: new Date().toISOString().slice(0, 10),
+    loadBefore: loadavg()[0] ?? 0,
   };
 }
 
 export function machineLine(machine: Machine): string {
-  const { cpu, cores, memoryBytes, node, commit: hash, date } = machine;
+  const { cpu, cores, memoryBytes, node, commit: hash, date, loadBefore } = machine;
   const gigabytes = (memoryBytes / 1e9).toFixed(0);
-  return `${cpu}, ${cores} cores, ${gigabytes} GB; Node ${node}; commit ${hash}; ${date}`;
+  return `${cpu}, ${cores} cores, ${gigabytes} GB; Node ${node}; commit ${hash}; ${date}; load before ${loadBefore.toFixed(1)}`;
 }
 
 /** For names of files: `amd-epyc-2-cores`. */

@@ -4,11 +4,10 @@
  *   npm run bench [-- --only step,allreduce,memory,compile,overhead --json FILE --save]
  */
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { loadavg, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Command, InvalidArgumentError } from "commander";
 import { formatDuration } from "../cli/format.ts";
-import { numCores } from "../cli/machine.ts";
 import { wholeNumber } from "../cli/option-values.ts";
 import type { Benchmark, BenchResult } from "./benchmark.ts";
 import { compiling } from "./compile.ts";
@@ -34,10 +33,10 @@ interface Flags {
 async function main(flags: Flags): Promise<number> {
   const machine = describeMachine();
   print([machineLine(machine)]);
-  const [load = 0] = loadavg();
-  if (load > numCores() / 2) {
+  const { cores, loadBefore } = machine;
+  if (loadBefore > cores / 2) {
     progress(
-      `others keep ${load.toFixed(1)} of ${numCores()} cores busy: expect ratios to hold, times not to`,
+      `others keep ${loadBefore.toFixed(1)} of ${cores} cores busy: expect ratios to hold, times not to`,
     );
   }
   const interrupt = new AbortController();
