@@ -5,6 +5,20 @@ export const ALIGN_BYTES = 256;
 
 export const align = (bytes: number): number => Math.ceil(bytes / ALIGN_BYTES) * ALIGN_BYTES;
 
+/** Buffers from this size on are worth staggering. */
+const SPREAD_BYTES = 64 * 1024;
+const PAGE_BYTES = 4096;
+
+/**
+ * Aligned size of a buffer that others of its size follow: one unit more where the next would begin at the same distance
+ * into a page. An update streams through weight and moments side by side; with equal low address bits their loads
+ * and stores are taken for each other's, which cost it half its speed.
+ */
+export function spread(bytes: number): number {
+  const aligned = align(bytes);
+  return aligned >= SPREAD_BYTES && aligned % PAGE_BYTES === 0 ? aligned + ALIGN_BYTES : aligned;
+}
+
 /** A buffer that lives from schedule position `start` to `end`, both included. */
 export interface LiveBuffer {
   readonly bytes: number;

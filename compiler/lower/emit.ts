@@ -16,7 +16,7 @@ import type { CompileRequest } from "../compile.ts";
 import type { TrainingGraph } from "../ir/training-graph.ts";
 import { opDefinition } from "../ops/registry.ts";
 import { elements } from "../ops/shapes.ts";
-import { align, planArena } from "./arena.ts";
+import { planArena, spread } from "./arena.ts";
 import { fuseUpdates, reachable } from "./fuse.ts";
 import type { Lowered } from "./lower.ts";
 import type { RankValue } from "./rank-graph.ts";
@@ -241,7 +241,7 @@ export function emitProgram(
     const keep = (id: number, kind: MemoryKind): void => {
       if (offsets.has(id)) return;
       offsets.set(id, bytes);
-      const size = align(bytesOf(at(id)));
+      const size = spread(bytesOf(at(id)));
       byKind[kind] = (byKind[kind] ?? 0) + size;
       bytes += size;
     };
