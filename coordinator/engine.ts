@@ -191,6 +191,10 @@ export class Engine {
       }
       return;
     }
+    if (message.leaving) {
+      this.#retire(name, sessionId);
+      return;
+    }
     const key = ready ?? step ?? finished ?? failed ?? released;
     const assignment = worker.assignment;
     if (!key || assignment?.jobId !== key.jobId || assignment.generation !== key.generation) return;
@@ -265,6 +269,16 @@ export class Engine {
       const { jobId, generation, rank } = assignment;
       this.jobs.get(jobId)?.apply({ kind: "lost", generation, rank, why });
     }
+    this.schedule();
+  }
+
+  /** A worker shuts down: its job ends by that, and no other is given to it while it lets go. */
+  #retire(name: string, sessionId: number): void {
+    const assignment = this.workers.retire(name, sessionId);
+    this.#options.logger.info({ worker: name, jobId: assignment?.jobId }, "worker shuts down");
+    if (assignment === undefined) return;
+    const { jobId, generation, rank } = assignment;
+    this.jobs.get(jobId)?.apply({ kind: "lost", generation, rank, why: "it was shut down" });
     this.schedule();
   }
 

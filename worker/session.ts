@@ -63,6 +63,7 @@ export class SessionKeeper {
   readonly #stopped = new Deferred<void>();
   #stopping = false;
   #stream: SessionStream | undefined;
+  #registered = false;
 
   constructor(options: SessionOptions) {
     this.#options = options;
@@ -99,6 +100,12 @@ export class SessionKeeper {
     }
   }
 
+  /** Tells the coordinator that this worker shuts down, so that it gets nothing more to do. */
+  announceLeave(): void {
+    const stream = this.#stream;
+    if (this.#registered && stream?.writable) stream.write({ leaving: {} });
+  }
+
   /** Ends the session: what was sent before still goes out. */
   stop(): void {
     this.#stopping = true;
@@ -124,6 +131,7 @@ export class SessionKeeper {
       return await this.#converse(client, bulkClient, onRegistered);
     } finally {
       this.#stream = undefined;
+      this.#registered = false;
       client.close();
       bulkClient.close();
     }
@@ -175,6 +183,7 @@ export class SessionKeeper {
         if (message.message === "registered" && message.registered) {
           if (registered) return;
           registered = true;
+          this.#registered = true;
           onRegistered();
           const everyMs = heartbeatMs(message.registered.heartbeatIntervalSeconds);
           const silenceMs = Math.max(MIN_SILENCE_MS, MISSED_HEARTBEATS * everyMs);

@@ -142,6 +142,7 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
     stopped ??= (async () => {
       stopping = true;
       server.setServing(false);
+      session.announceLeave();
       // A kernel under way may last longer than the grace; the system then frees what it holds.
       await Promise.race([
         host.close(new UnavailableError("the worker is shutting down")),

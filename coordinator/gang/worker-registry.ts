@@ -33,6 +33,8 @@ interface Entry {
   assignment: Assignment | undefined;
   lastHeartbeatMs: number;
   lostMs: number | undefined;
+  /** Shuts down: still connected, but takes nothing more. */
+  leaving: boolean;
 }
 
 /**
@@ -69,6 +71,7 @@ export class WorkerRegistry {
       assignment: undefined,
       lastHeartbeatMs: nowMs,
       lostMs: undefined,
+      leaving: false,
     });
   }
 
@@ -87,6 +90,16 @@ export class WorkerRegistry {
     return assignment;
   }
 
+  /** Gives a worker nothing more, as it is about to leave, and returns what it was serving. */
+  retire(name: string, sessionId: number): Assignment | undefined {
+    const entry = this.#live(name, sessionId);
+    if (entry === undefined) return undefined;
+    entry.leaving = true;
+    const { assignment } = entry;
+    entry.assignment = undefined;
+    return assignment;
+  }
+
   /** Forgets a worker that left in good order and returns what it was serving. */
   leave(name: string, sessionId: number): Assignment | undefined {
     const entry = this.#live(name, sessionId);
@@ -98,8 +111,7 @@ export class WorkerRegistry {
   /** Binds an idle live worker to a rank; false when it is not one. */
   assign(name: string, assignment: Assignment): boolean {
     const entry = this.#workers.get(name);
-    if (entry === undefined || entry.lostMs !== undefined || entry.assignment !== undefined)
-      return false;
+    if (entry === undefined || !isPlaceable(entry) || entry.assignment !== undefined) return false;
     entry.assignment = assignment;
     return true;
   }
@@ -150,15 +162,15 @@ export class WorkerRegistry {
     return entry === undefined || entry.lostMs !== undefined ? undefined : entry;
   }
 
-  /** Live workers. */
+  /** Live workers that stay. */
   registered(): WorkerInfo[] {
-    return [...this.#workers.values()].filter((e) => e.lostMs === undefined).map((e) => e.info);
+    return [...this.#workers.values()].filter(isPlaceable).map((e) => e.info);
   }
 
-  /** Live workers that serve nothing. */
+  /** Live workers that stay and serve nothing. */
   idle(): WorkerInfo[] {
     return [...this.#workers.values()]
-      .filter((e) => e.lostMs === undefined && e.assignment === undefined)
+      .filter((e) => isPlaceable(e) && e.assignment === undefined)
       .map((e) => e.info);
   }
 
@@ -182,5 +194,9 @@ export class WorkerRegistry {
 
 function stateOf(entry: Entry): WorkerState {
   if (entry.lostMs !== undefined) return "lost";
-  return entry.assignment === undefined ? "idle" : "busy";
+  return entry.assignment === undefined && !entry.leaving ? "idle" : "busy";
+}
+
+function isPlaceable(entry: Entry): boolean {
+  return entry.lostMs === undefined && !entry.leaving;
 }

@@ -132,6 +132,24 @@ describe("coordinator: faults", function () {
     expect((await coordinator.listWorkers()).map((w) => w.name)).to.deep.equal(["w0"]);
   });
 
+  it("gives no job to a worker that shuts down while it still lets go of its last one", async () => {
+    await joinWith(3, 1, {
+      onStep: (_, worker) => {
+        worker.send({ leaving: {} });
+        return "hang";
+      },
+    });
+    const { jobId } = await coordinator.submit(smallJob(1, 2));
+    const { error } = await coordinator.finished(jobId);
+    expect(error).to.deep.include({ code: "UNAVAILABLE", rank: 1, worker: "w1", step: 0 });
+    expect(error?.message).to.equal("rank 1 (worker w1) was lost at step 0: it was shut down");
+    await coordinator.until("the others are free", async () => {
+      const idle = (await coordinator.listWorkers()).filter((w) => w.state === "idle");
+      return idle.map((w) => w.name).join() === "w0,w2";
+    });
+    await servesOn(2);
+  });
+
   it("gives up a worker that sends no heartbeat, and its job with it", async () => {
     await coordinator.stop();
     coordinator = await CoordinatorHarness.start({ limits: { leaseMs: 300 } });

@@ -34,6 +34,20 @@ describe("worker registry", () => {
     expect(registry.list(40)[0]).to.include({ state: "idle", heartbeatAgeMs: 20 });
   });
 
+  it("gives nothing more to a worker that is about to leave", () => {
+    const registry = make();
+    registry.register(info("w"), 1, 0);
+    registry.assign("w", gang);
+    expect(registry.retire("w", 2)).to.equal(undefined);
+    expect(registry.retire("w", 1)).to.deep.equal(gang);
+    expect(registry.idle()).to.deep.equal([]);
+    expect(registry.registered()).to.deep.equal([]);
+    expect(registry.assign("w", gang)).to.equal(false);
+    expect(registry.list(0)[0]?.state).to.equal("busy");
+    expect(registry.leave("w", 1)).to.equal(undefined);
+    expect(registry.list(0)).to.deep.equal([]);
+  });
+
   it("counts a lease from the last heartbeat and expires it after its length, not at it", () => {
     const registry = make();
     registry.register(info("w"), 1, 0);

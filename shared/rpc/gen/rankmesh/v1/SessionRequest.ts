@@ -8,6 +8,7 @@ import type { StepReport as _rankmesh_v1_StepReport, StepReport__Output as _rank
 import type { RankFinished as _rankmesh_v1_RankFinished, RankFinished__Output as _rankmesh_v1_RankFinished__Output } from '../../rankmesh/v1/RankFinished.ts';
 import type { RankFailed as _rankmesh_v1_RankFailed, RankFailed__Output as _rankmesh_v1_RankFailed__Output } from '../../rankmesh/v1/RankFailed.ts';
 import type { RankReleased as _rankmesh_v1_RankReleased, RankReleased__Output as _rankmesh_v1_RankReleased__Output } from '../../rankmesh/v1/RankReleased.ts';
+import type { Leaving as _rankmesh_v1_Leaving, Leaving__Output as _rankmesh_v1_Leaving__Output } from '../../rankmesh/v1/Leaving.ts';
 
 /**
  * Worker to coordinator.
@@ -20,7 +21,8 @@ export interface SessionRequest {
   'finished'?: (_rankmesh_v1_RankFinished | null) | undefined;
   'failed'?: (_rankmesh_v1_RankFailed | null) | undefined;
   'released'?: (_rankmesh_v1_RankReleased | null) | undefined;
-  'message'?: "register"|"heartbeat"|"ready"|"step"|"finished"|"failed"|"released" | undefined;
+  'leaving'?: (_rankmesh_v1_Leaving | null) | undefined;
+  'message'?: "register"|"heartbeat"|"ready"|"step"|"finished"|"failed"|"released"|"leaving" | undefined;
 }
 
 /**
@@ -34,5 +36,6 @@ export interface SessionRequest__Output {
   'finished'?: (_rankmesh_v1_RankFinished__Output | null);
   'failed'?: (_rankmesh_v1_RankFailed__Output | null);
   'released'?: (_rankmesh_v1_RankReleased__Output | null);
-  'message'?: "register"|"heartbeat"|"ready"|"step"|"finished"|"failed"|"released";
+  'leaving'?: (_rankmesh_v1_Leaving__Output | null);
+  'message'?: "register"|"heartbeat"|"ready"|"step"|"finished"|"failed"|"released"|"leaving";
 }
