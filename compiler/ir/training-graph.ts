@@ -101,6 +101,14 @@ export function buildTrainingGraph(
       });
       return undefined;
     }
+    const { numInputs } = opDefinition(node.op);
+    if (numInputs !== undefined && operands.length !== numInputs) {
+      faults.push({
+        path: `model.graph.nodes[${index}].inputs`,
+        message: `${where}: has ${operands.length} inputs; must have ${numInputs}`,
+      });
+      return undefined;
+    }
     try {
       if (node.op === "linear" && copiedInputs.has(node.layer) && operands[0] !== undefined) {
         operands[0] = graph.add("identity", [operands[0]], {}, node.layer);

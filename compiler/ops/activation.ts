@@ -68,6 +68,7 @@ function definitionsOf({ name, value, derivative }: Activation): OpDefinition[] 
   return [
     {
       name,
+      numInputs: 1,
       infer: (inputs) => inferSame(name, inputs),
       gradient: (g) => [
         g.needs(0) ? g.emit(`${name}Grad`, [g.outputGradient, operand(g.inputs, 0)]) : undefined,

@@ -1,4 +1,4 @@
-import { InternalError } from "../../shared/errors.ts";
+import { InternalError, InvalidArgumentError } from "../../shared/errors.ts";
 import type { OpDefinition } from "./op.ts";
 import { registerOps } from "./registry.ts";
 import {
@@ -16,6 +16,7 @@ import {
 
 const mul: OpDefinition = {
   name: "mul",
+  numInputs: 2,
   infer: (inputs) => inferSame("mul", inputs),
   gradient: (g) => [
     g.needs(0) ? g.emit("mul", [g.outputGradient, operand(g.inputs, 1)]) : undefined,
@@ -34,6 +35,7 @@ const mul: OpDefinition = {
 
 const add: OpDefinition = {
   name: "add",
+  numInputs: 2,
   infer: (inputs) => inferSame("add", inputs),
   gradient: (g) => [
     g.needs(0) ? g.outputGradient : undefined,
@@ -50,6 +52,7 @@ const add: OpDefinition = {
 
 const sub: OpDefinition = {
   name: "sub",
+  numInputs: 2,
   infer: (inputs) => inferSame("sub", inputs),
   gradient: (g) => [
     g.needs(0) ? g.outputGradient : undefined,
@@ -86,7 +89,15 @@ const addN: OpDefinition = {
 
 const scale: OpDefinition = {
   name: "scale",
-  infer: (inputs) => inferSame("scale", inputs),
+  numInputs: 1,
+  infer(inputs, attrs) {
+    if (attrs["factor"] === undefined) {
+      throw new InvalidArgumentError(
+        'scale: has no attribute "factor"; give the number to multiply by',
+      );
+    }
+    return inferSame("scale", inputs);
+  },
   gradient: (g) => [g.needs(0) ? g.emit("scale", [g.outputGradient], g.attrs) : undefined],
   strategies: (_inputs, y) => [row(["R"], "R"), ...splitTogether(1, allDims(y)), row(["P"], "P")],
   flops: (_inputs, y) => elements(y.shape),
@@ -99,6 +110,7 @@ const scale: OpDefinition = {
 /** The same value under a name of its own: a place to pin a layout, and a parameter's use in one phase. */
 const identity: OpDefinition = {
   name: "identity",
+  numInputs: 1,
   infer: (inputs) => inferSame("identity", inputs),
   gradient: (g) => [g.needs(0) ? g.outputGradient : undefined],
   strategies: (_inputs, y) => [row(["R"], "R"), ...splitTogether(1, allDims(y)), row(["P"], "P")],

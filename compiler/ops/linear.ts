@@ -24,6 +24,7 @@ function matmulFlops(weight: readonly number[], rows: number): number {
 /** y = x w^T for x [..., I] and w [O, I]. */
 const linear: OpDefinition = {
   name: "linear",
+  numInputs: 2,
   infer([x, w]) {
     const features = checkWeight("linear", x, w);
     if (lastDim(features.x) !== features.w[1]) {
@@ -159,6 +160,7 @@ function checkWeight(
 /** y = x + b for x [..., O] and b [O]. */
 const bias: OpDefinition = {
   name: "bias",
+  numInputs: 2,
   infer([x, b]) {
     const [data, vector] = [operand([x], 0) as ValueType, operand([b], 0) as ValueType];
     if (vector.shape.length !== 1 || lastDim(data.shape) !== vector.shape[0]) {

@@ -55,6 +55,8 @@ export interface GradientBuilder {
 /** One op: everything the compiler, the interpreter and the reference backend know of it. */
 export interface OpDefinition {
   readonly name: string;
+  /** How many inputs it takes; given for ops that models may hold, whose graphs come from users. */
+  readonly numInputs?: number;
   /** Type of the output, from global or local input types. @throws InvalidArgumentError when operands do not fit. */
   infer(inputs: readonly ValueType[], attrs: Attrs): ValueType;
   /** Gradient contribution of each input (undefined where not needed); absent for ops never differentiated. */

@@ -21,6 +21,7 @@ export function matchStyles(
   faults: Fault[],
 ): Map<string, MatchedStyle> {
   const matched = new Map<string, MatchedStyle>();
+  const known = new Set(layers);
   for (const [pattern, text] of Object.entries(styles)) {
     const path = `${field}[${JSON.stringify(shorten(pattern))}]`;
     let style: Style | undefined;
@@ -30,7 +31,12 @@ export function matchStyles(
       if (!(error instanceof InvalidArgumentError)) throw error;
       faults.push({ path, message: error.message });
     }
-    const hits = layers.filter((layer) => matchesPattern(pattern, layer));
+    // Most patterns are plain names: a model's own plan may hold one for each of thousands of layers.
+    const hits = /[*?]/.test(pattern)
+      ? layers.filter((layer) => matchesPattern(pattern, layer))
+      : known.has(pattern)
+        ? [pattern]
+        : [];
     if (hits.length === 0) faults.push({ path, message: noMatch(pattern, layers) });
     for (const layer of hits) {
       const other = matched.get(layer);

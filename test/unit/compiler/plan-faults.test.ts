@@ -81,6 +81,23 @@ describe("plan faults", () => {
     );
   });
 
+  it("count the inputs of every node", () => {
+    for (const inputs of [[], [0], [0, 1, 1]]) {
+      const nodes = graph.nodes.map((n, i) => (i === 0 ? { ...n, inputs } : n));
+      expect(faultsOf({ graph: { ...graph, nodes } })[0]).to.match(
+        new RegExp(
+          `nodes\\[0\\].inputs: layer "w1", op linear: has ${inputs.length} inputs; must have 2`,
+        ),
+      );
+    }
+  });
+
+  it("miss the factor of a scale", () => {
+    const last = graph.inputs.length + graph.parameters.length + graph.nodes.length - 1;
+    const nodes = [...graph.nodes, { op: "scale", inputs: [last], attrs: {}, layer: "" }];
+    expect(faultsOf({ graph: { ...graph, nodes, output: last + 1 } })[0]).to.match(/"factor"/);
+  });
+
   it("refuse an op that is not a model's", () => {
     const bad = { ...graph, nodes: graph.nodes.map((n) => ({ ...n, op: "adamw" })) };
     expect(faultsOf({ graph: bad })[0]).to.match(/op adamw: not an op that models may use/);
