@@ -53,11 +53,28 @@ export async function checkJob(
       if (!(error instanceof InvalidArgumentError)) throw error;
       add(error.faults);
     }
-    add(await files.check(spec, plan?.program));
+    // A stand-in for a faulty model has sizes that the user never gave: no file can be held against them.
+    const isStandIn = !resolved.ok && [...resolved.broken].some((path) => path.startsWith("model"));
+    const whole = isStandIn ? undefined : (plan ?? unsharded(spec, planner));
+    add(await files.check(spec, whole?.program));
   }
   if (faults.length > 0 || spec === undefined || plan === undefined)
     throw new InvalidArgumentError(faults);
   return { spec, sizes, plan };
+}
+
+/**
+ * The job on one rank: what its files must hold does not depend on mesh and plan, so faults of those hide none of theirs.
+ * Undefined when the model itself is at fault.
+ */
+function unsharded(spec: JobSpec, planner: Planner): JobPlan | undefined {
+  const alone: JobSpec = { ...spec, plan: {}, gradientAccumulation: 1 };
+  try {
+    return planner(alone, { dataParallel: 1, tensorParallel: 1 });
+  } catch (error) {
+    if (error instanceof InvalidArgumentError) return undefined;
+    throw error;
+  }
 }
 
 /** Equal for specs that mean the same: a hash of the spec with defaults filled in and keys in one order. */

@@ -1,11 +1,12 @@
 import { expect } from "chai";
-import { checkSubmission, specKey } from "../../../coordinator/job/check-submission.ts";
+import { checkJob, checkSubmission, specKey } from "../../../coordinator/job/check-submission.ts";
 import type { JobFiles } from "../../../coordinator/job/job-files.ts";
 import { planJob } from "../../../coordinator/planning/plan-job.ts";
 import { type Fault, InternalError, InvalidArgumentError } from "../../../shared/errors.ts";
 import type { JobSpecInput } from "../../../shared/job/job-spec.ts";
 import { jobSpecToProto } from "../../../shared/job/proto.ts";
 import { requireJobSpec } from "../../../shared/job/resolve.ts";
+import type { Program } from "../../../shared/program/program.ts";
 import type { JobSpec__Output } from "../../../shared/rpc/gen/rankmesh/v1/JobSpec.ts";
 import { services } from "../../../shared/rpc/proto.ts";
 import { caught } from "../../support/caught.ts";
@@ -45,6 +46,22 @@ describe("submission check", () => {
     const spec = { ...smallJob(1, 3), clipGradNorm: -1, plan: { w1: "colwyse" } };
     const paths = await faultsOf(spec, [{ path: "output.safetensors", message: "no such folder" }]);
     expect(paths).to.include.members(["clipGradNorm", 'plan["w1"]', "output.safetensors"]);
+  });
+
+  it("checks the files against the model even where plan or mesh are at fault", async () => {
+    const seen: (number | undefined)[] = [];
+    const watching = {
+      check: (_: unknown, program?: Program) => {
+        seen.push(program?.inputs.length);
+        return Promise.resolve([]);
+      },
+    } as unknown as JobFiles;
+    const spec = { ...smallJob(1, 3), plan: { w1: "colwise", nope: "rowwise" } };
+    await caught(checkSubmission(received(spec), planJob, watching));
+    expect(seen).to.deep.equal([1]);
+    const model = { feedForward: { dim: 4.5, hidden: 8 } };
+    await caught(checkJob({ ...smallJob(1, 1), model }, planJob, watching));
+    expect(seen).to.deep.equal([1, undefined]);
   });
 
   it("drops what is said of a key that holds a stand-in", async () => {
