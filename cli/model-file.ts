@@ -32,7 +32,7 @@ export async function traceModelFile(
 ): Promise<ForwardGraph> {
   const exported = await importDefault(path);
   const model = await instantiate(exported, path);
-  const inputs = declaredInputs(model, path) ?? (await inputsOfData(spec, folder, path));
+  const inputs = declaredInputs(model, path) ?? (await inputsOfData(model, spec, folder, path));
   return within(path, () => trace(model, inputs, declaredPlan(model, path)));
 }
 
@@ -111,8 +111,9 @@ function declared(model: Module, name: string): unknown {
   return own ?? (model.constructor as unknown as Readonly<Record<string, unknown>>)[name];
 }
 
-/** Dims of the one tensor of the data file that is no target of the loss. */
+/** Dims of the data file's one tensor that is no target of the loss; among several, of `x` where the model takes one. */
 async function inputsOfData(
+  model: Module,
   spec: Readonly<Record<string, unknown>>,
   folder: string,
   path: string,
@@ -127,15 +128,24 @@ async function inputsOfData(
   const file = await SafetensorsFile.open(resolve(folder, dataPath));
   try {
     const target = spec["loss"] === "mse" ? "y" : undefined;
-    const tensors = [...file.header.tensors].filter(([name]) => name !== target);
-    const [only] = tensors;
-    if (only === undefined || tensors.length > 1) {
+    const all = [...file.header.tensors];
+    const tensors = all.filter(([name]) => name !== target);
+    if (tensors.length === 0) {
+      const names = all.map(([name]) => name).join(", ");
+      throw new InvalidArgumentError(
+        `model file ${path} declares no inputs, and ${dataPath} has no tensor to take them from (it has: ${names || "none"}); ${advice}`,
+      );
+    }
+    // A file may hold more than this job reads, such as the `y` of a loss that has no target.
+    const named = model.forward.length <= 1 ? tensors.find(([name]) => name === "x") : undefined;
+    const chosen = tensors.length === 1 ? tensors[0] : named;
+    if (chosen === undefined) {
       const names = tensors.map(([name]) => name).join(", ");
       throw new InvalidArgumentError(
         `model file ${path} declares no inputs, and ${dataPath} has ${tensors.length} tensors (${names}) to choose from; ${advice}`,
       );
     }
-    const [name, info] = only;
+    const [name, info] = chosen;
     return { [name]: info.shape.slice(1) };
   } finally {
     await file.close();

@@ -82,6 +82,30 @@ describe("model files", () => {
     });
   }
 
+  it("takes `x` for a model of one input where the data file holds more than the job reads", async () => {
+    const path = fixturePath("reference/feedforward-mse/data.safetensors");
+    const graph = await load(
+      `import { Linear, Module } from "rankmesh";
+       export default class extends Module { constructor() { super(); this.a = new Linear(48, 3); } forward(x) { return this.a.call(x); } }`,
+      { loss: "sum", data: { safetensors: { path } } },
+    );
+    expect(graph.inputs).to.deep.equal([{ name: "x", dtype: "float32", dims: [48] }]);
+  });
+
+  it("does not guess which tensors of a data file a model of two inputs takes", async () => {
+    const path = fixturePath("reference/feedforward-mse/data.safetensors");
+    const error = await caught(
+      load(
+        `import { add, Module } from "rankmesh";
+         export default class extends Module { forward(a, b) { return add(a, b); } }`,
+        { loss: "sum", data: { safetensors: { path } } },
+      ),
+    );
+    expect(error.message).to.match(
+      /declares no inputs, and .* has 2 tensors \(x, y\) to choose from/,
+    );
+  });
+
   for (const [what, source, message] of [
     ["has no default export", "export const x = 1;", /has no default export/],
     ["exports something else", "export default 42;", /default export is of type number/],
