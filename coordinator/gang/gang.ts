@@ -15,7 +15,7 @@ import { BatchFeed } from "./batch-feed.ts";
 import type { WorkerInfo } from "./worker-registry.ts";
 
 /** Leaves room for the peers' addresses in the same message. */
-const MAX_PROGRAM_BYTES = CONTROL_MESSAGE_LIMIT_BYTES - (512 << 10);
+export const MAX_PROGRAM_BYTES = CONTROL_MESSAGE_LIMIT_BYTES - (512 << 10);
 
 export interface GangOptions {
   readonly jobId: string;

@@ -4,6 +4,7 @@ import type { JobSpec } from "../../shared/job/job-spec.ts";
 import { jobSpecFromProto } from "../../shared/job/proto.ts";
 import { resolveJobSpec } from "../../shared/job/resolve.ts";
 import type { JobSpec__Output } from "../../shared/rpc/gen/rankmesh/v1/JobSpec.ts";
+import { MAX_PROGRAM_BYTES } from "../gang/gang.ts";
 import { leastSizes } from "../gang/scheduler.ts";
 import type { JobPlan, Planner } from "../planner.ts";
 import type { JobFiles } from "./job-files.ts";
@@ -49,6 +50,7 @@ export async function checkJob(
   if (spec !== undefined) {
     try {
       plan = planner(spec, sizes);
+      add(programFaults(plan));
     } catch (error) {
       if (!(error instanceof InvalidArgumentError)) throw error;
       add(error.faults);
@@ -61,6 +63,14 @@ export async function checkJob(
   if (faults.length > 0 || spec === undefined || plan === undefined)
     throw new InvalidArgumentError(faults);
   return { spec, sizes, plan };
+}
+
+/** A program that no worker takes is better refused now than when its job starts. */
+function programFaults({ program }: JobPlan): Fault[] {
+  const bytes = Buffer.byteLength(JSON.stringify(program));
+  if (bytes <= MAX_PROGRAM_BYTES) return [];
+  const message = `its program takes ${bytes} bytes, more than the ${MAX_PROGRAM_BYTES} that a worker takes; use fewer layers`;
+  return [{ path: "model", message }];
 }
 
 /**

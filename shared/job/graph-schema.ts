@@ -1,7 +1,14 @@
 import type { ForwardGraph, GraphInput, GraphNode, GraphParameter } from "../graph/graph.ts";
 import type { InitSpec } from "../program/program.ts";
 import type { FaultList, Path } from "./faults.ts";
-import { MAX_DIM, MAX_ELEMENTS, MAX_LAYER_NAME_BYTES, MAX_PLAN_ENTRIES } from "./limits.ts";
+import {
+  MAX_DIM,
+  MAX_ELEMENTS,
+  MAX_LAYER_NAME_BYTES,
+  MAX_NODES,
+  MAX_PARAMETERS,
+  MAX_PLAN_ENTRIES,
+} from "./limits.ts";
 import {
   dictionary,
   isMap,
@@ -73,8 +80,11 @@ const graphNode = object<GraphNode>({
 
 const rawGraph = object<ForwardGraph>({
   inputs: required(list(graphInput, { min: 1, max: 64, what: "inputs" })),
-  parameters: withDefault(list(graphParameter, { min: 0, max: 16384, what: "parameters" }), []),
-  nodes: required(list(graphNode, { min: 1, max: 65536, what: "nodes" })),
+  parameters: withDefault(
+    list(graphParameter, { min: 0, max: MAX_PARAMETERS, what: "parameters" }),
+    [],
+  ),
+  nodes: required(list(graphNode, { min: 1, max: MAX_NODES, what: "nodes" })),
   output: required(integer({ min: 0 })),
   defaultPlan: withDefault(
     dictionary(text(MAX_LAYER_NAME_BYTES), {

@@ -13,5 +13,10 @@ export const MAX_NAME_BYTES = 256;
 export const MAX_LAYER_NAME_BYTES = 512;
 export const MAX_PATH_BYTES = 4096;
 export const MAX_PLAN_ENTRIES = 16384;
-/** Layers of an mlp. */
-export const MAX_LAYERS = 4096;
+/**
+ * Size of a model: layers of an mlp, parameters and nodes of a graph. A compile takes seconds here, and nothing else is
+ * served meanwhile; programs of larger models are too long for a worker anyway.
+ */
+export const MAX_LAYERS = 1024;
+export const MAX_PARAMETERS = 2048;
+export const MAX_NODES = 8192;

@@ -1,6 +1,7 @@
 import { expect } from "chai";
 import { checkJob, checkSubmission, specKey } from "../../../coordinator/job/check-submission.ts";
 import type { JobFiles } from "../../../coordinator/job/job-files.ts";
+import type { Planner } from "../../../coordinator/planner.ts";
 import { planJob } from "../../../coordinator/planning/plan-job.ts";
 import { type Fault, InternalError, InvalidArgumentError } from "../../../shared/errors.ts";
 import type { JobSpecInput } from "../../../shared/job/job-spec.ts";
@@ -62,6 +63,16 @@ describe("submission check", () => {
     const model = { feedForward: { dim: 4.5, hidden: 8 } };
     await caught(checkJob({ ...smallJob(1, 1), model }, planJob, watching));
     expect(seen).to.deep.equal([1, undefined]);
+  });
+
+  it("refuses a model whose program is longer than a worker takes", async () => {
+    const long: Planner = (spec, sizes) => {
+      const plan = planJob(spec, sizes);
+      return { ...plan, program: { ...plan.program, name: "x".repeat(4 << 20) } };
+    };
+    const error = await caught(checkSubmission(received(smallJob(1, 1)), long, files()));
+    expect((error as InvalidArgumentError).faults.map((f) => f.path)).to.deep.equal(["model"]);
+    expect(String(error)).to.match(/takes \d+ bytes, more than the 3670016 that a worker takes/);
   });
 
   it("drops what is said of a key that holds a stand-in", async () => {

@@ -224,7 +224,7 @@ describe("resolving a job spec", () => {
     [
       "an mlp of one size",
       { model: { mlp: { dims: [3] } } },
-      "model.mlp.dims: has 1 entries; must be a list of 2 to 4097 positive integers",
+      "model.mlp.dims: has 1 entries; must be a list of 2 to 1025 positive integers",
     ],
     [
       "a warm-up without steps",
