@@ -1,4 +1,6 @@
+import { stat } from "node:fs/promises";
 import type { Logger } from "pino";
+import { InvalidArgumentError } from "../shared/errors.ts";
 import { type HttpEndpoint, serveHttp } from "../shared/http-server.ts";
 import { formatHostPort, type HostPort, isLoopback, parseHostPort } from "../shared/rpc/address.ts";
 import { services } from "../shared/rpc/proto.ts";
@@ -52,13 +54,14 @@ export interface CoordinatorHandle {
 
 /**
  * Starts a coordinator in this process.
- * @throws FailedPreconditionError when a port is taken; InvalidArgumentError for an address that is none
+ * @throws FailedPreconditionError when a port is taken; InvalidArgumentError for an address or a data root that is none
  */
 export async function startCoordinator(options: CoordinatorOptions): Promise<CoordinatorHandle> {
   const { logger, planner = planJob } = options;
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const grpc = parseHostPort(options.listen, "listen");
   const http = parseHostPort(options.http, "http");
+  if (options.files.kind === "root") await requireFolder(options.files.dir);
   const version = packageVersion();
   const streams = new StreamedBatches();
   const files = new LocalJobFiles(pathPolicy(options.files), streams);
@@ -164,4 +167,11 @@ function statusOf(engine: Engine, version: string): unknown {
       steps: job.machine.steps,
     })),
   };
+}
+
+async function requireFolder(dir: string): Promise<void> {
+  const found = await stat(dir).catch(() => undefined);
+  if (found?.isDirectory()) return;
+  const what = found === undefined ? "does not exist" : "is no folder";
+  throw new InvalidArgumentError(`data root ${dir} ${what}; name the folder that jobs may use`);
 }

@@ -44,6 +44,23 @@ describe("coordinator: daemon", function () {
     );
   });
 
+  it("does not start on a data root that is no folder", async () => {
+    for (const [dir, why] of [
+      ["/no/such/folder", "does not exist"],
+      [process.execPath, "is no folder"],
+    ] as const) {
+      const error = await caught(
+        startCoordinator({
+          listen: "127.0.0.1:0",
+          http: "127.0.0.1:0",
+          files: { kind: "root", dir },
+          logger: pino({ level: "silent" }),
+        }),
+      );
+      expect(String(error)).to.contain(`data root ${dir} ${why}`);
+    }
+  });
+
   it("answers /healthz and / and refuses to be written to", async () => {
     const url = `http://${coordinator.handle.httpAddress}`;
     expect(await (await fetch(`${url}/healthz`)).text()).to.equal("ok\n");
