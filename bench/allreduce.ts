@@ -6,12 +6,14 @@
 import { type ChildProcess, execFile, fork } from "node:child_process";
 import { existsSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
-import { dirname, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { chooseAlgorithm } from "../shared/collective/algorithm.ts";
 import type { Collective } from "../shared/program/program.ts";
 import type { RankReport, RankTask } from "./allreduce-rank.ts";
+import { REPOSITORY } from "./repository.ts";
+import { median, p90 } from "./statistics.ts";
 
 export interface AllReduceBenchOptions {
   /** @default [2, 4] */
@@ -72,9 +74,9 @@ export async function run(options: AllReduceBenchOptions = {}): Promise<AllReduc
     const { seconds, cpuSeconds, kernel: used } = await runRanks(ranks, sizes, options);
     kernel = used;
     for (const [i, bytes] of sizes.entries()) {
-      const times = [...(seconds[i] ?? [])].sort((a, b) => a - b);
+      const times = seconds[i] ?? [];
       const chosen = chooseAlgorithm("allReduce", bytes, ranks);
-      const medianSeconds = quantile(times, 0.5);
+      const medianSeconds = median(times);
       const peerSeconds = typeof peer === "string" ? null : (peer.get(bytes) ?? null);
       const row: AllReduceRow = {
         ranks,
@@ -82,7 +84,7 @@ export async function run(options: AllReduceBenchOptions = {}): Promise<AllReduc
         algorithm: options.algorithm ?? chosen.algorithm,
         segmentBytes: options.segmentBytes ?? chosen.segmentBytes,
         medianSeconds,
-        p90Seconds: quantile(times, 0.9),
+        p90Seconds: p90(times),
         cpuSeconds: cpuSeconds[i] ?? Number.NaN,
         peerSeconds,
         ratio: peerSeconds === null ? null : medianSeconds / peerSeconds,
@@ -110,10 +112,6 @@ function tableLine(row: AllReduceRow): string {
     (row.ratio === null ? "-" : row.ratio.toFixed(2)).padStart(7),
     row.budget.toFixed(1).padStart(7),
   ].join(" ");
-}
-
-function quantile(sorted: readonly number[], q: number): number {
-  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? Number.NaN;
 }
 
 async function runRanks(
@@ -175,7 +173,7 @@ async function runPeer(
   ranks: number,
   sizes: readonly number[],
 ): Promise<Map<number, number> | string> {
-  const folder = process.env["RANKMESH_PEER_DIR"] ?? join(repositoryRoot(), "../shared/peer");
+  const folder = process.env["RANKMESH_PEER_DIR"] ?? join(REPOSITORY, "../shared/peer");
   const script = resolve(folder, "gloo_allreduce.py");
   if (!existsSync(script)) return `no ${script}; set RANKMESH_PEER_DIR`;
   const port = await freePort();
@@ -223,13 +221,6 @@ function freePort(): Promise<number> {
       probe.close(() => done(typeof address === "object" && address !== null ? address.port : 0));
     });
   });
-}
-
-function repositoryRoot(): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(folder, "package.json")) && dirname(folder) !== folder)
-    folder = dirname(folder);
-  return folder;
 }
 
 if (process.argv[1] !== undefined && resolve(process.argv[1]) === fileURLToPath(import.meta.url)) {
