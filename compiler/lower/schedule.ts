@@ -57,7 +57,9 @@ function topologicalOrder(
     waitsFor.set(value.id, needs);
     for (const input of value.inputs) {
       const storage = storageOf(input);
-      readersOf.set(storage, [...(readersOf.get(storage) ?? []), value.id]);
+      const readers = readersOf.get(storage);
+      if (readers === undefined) readersOf.set(storage, [value.id]);
+      else readers.push(value.id);
     }
   }
   for (const value of listed) {
@@ -71,40 +73,47 @@ function topologicalOrder(
     }
   }
 
-  const done = new Set<number>();
   const result: RankValue[] = [];
   const updates = listed.filter((v) => v.phase === "optimizer");
   const others = resultsLast(values, listed, isParameter);
-  const ready = (value: RankValue): boolean =>
-    [...(waitsFor.get(value.id) ?? [])].every((id) => done.has(id));
+  const readers = new Map<number, RankValue[]>();
+  for (const value of listed) {
+    for (const id of waitsFor.get(value.id) ?? []) {
+      const list = readers.get(id);
+      if (list === undefined) readers.set(id, [value]);
+      else list.push(value);
+    }
+  }
+  const isUpdate = new Set(updates.map((v) => v.id));
+  const isReady = (value: RankValue): boolean => waitsFor.get(value.id)?.size === 0;
+  let readyUpdates = updates.filter(isReady);
+  let numPending = updates.length;
   const emit = (value: RankValue): void => {
-    done.add(value.id);
     result.push(value);
+    for (const reader of readers.get(value.id) ?? []) {
+      const waits = waitsFor.get(reader.id);
+      waits?.delete(value.id);
+      if (waits?.size === 0 && isUpdate.has(reader.id)) readyUpdates.push(reader);
+    }
   };
-  let pending = updates;
   const emitUpdates = (): void => {
-    for (let progress = true; progress; ) {
-      progress = false;
-      const blocked: RankValue[] = [];
-      for (const value of pending) {
-        if (ready(value)) {
-          emit(value);
-          progress = true;
-        } else blocked.push(value);
-      }
-      pending = blocked;
+    while (readyUpdates.length > 0) {
+      const batch = readyUpdates.sort((x, y) => x.id - y.id);
+      readyUpdates = [];
+      numPending -= batch.length;
+      for (const value of batch) emit(value);
     }
   };
   emitUpdates();
   others.forEach((value, index) => {
-    if (!ready(value))
+    if (!isReady(value))
       throw new InternalError(`schedule: value ${value.id} comes before its inputs`);
     emit(value);
     // A collective of the value just made starts first; updates then fill the wait.
     if (others[index + 1]?.kind !== "collective") emitUpdates();
   });
-  if (pending.length > 0)
-    throw new InternalError(`schedule: ${pending.length} updates wait for each other`);
+  if (numPending > 0)
+    throw new InternalError(`schedule: ${numPending} updates wait for each other`);
   return result;
 }
 
@@ -166,6 +175,7 @@ function placeCollectives(
   order.forEach((value, index) => {
     for (const input of value.inputs) if (!firstReader.has(input)) firstReader.set(input, index);
   });
+  const collectives = order.filter((v) => v.kind === "collective");
   const started = new Set<number>();
   const inFlight = new Set<number>();
 
@@ -187,9 +197,10 @@ function placeCollectives(
   /** A collective may read its input until its wait: nobody overwrites it before, also where its start was put off. */
   const waitForReadersOf = (storages: readonly number[], writer: number): void => {
     if (storages.length === 0) return;
-    for (const reader of order.slice(0, position.get(writer))) {
-      const open =
-        reader.kind === "collective" && (!started.has(reader.id) || inFlight.has(reader.id));
+    const before = position.get(writer) ?? 0;
+    for (const reader of collectives) {
+      if ((position.get(reader.id) ?? 0) >= before) break;
+      const open = !started.has(reader.id) || inFlight.has(reader.id);
       if (open && reader.inputs.some((input) => storages.includes(storageOf(input))))
         wait(reader.id);
     }

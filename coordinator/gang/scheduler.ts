@@ -231,7 +231,7 @@ function waitReason(
   const list = [...kinds]
     .sort(([a], [b]) => byName(a, b))
     .map(([kind, number]) => `${number} x ${kind}`);
-  return `${needs} of one kind, free are ${list.join(", ")} (${registered.length} registered)`;
+  return `${needs} of one kind, free are ${list.join(", ")} (${registered.length} registered); workers are of one kind when backend, build, CPU and --threads are equal`;
 }
 
 function isAre(number: number): string {

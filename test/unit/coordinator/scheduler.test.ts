@@ -84,7 +84,8 @@ describe("gang placement", () => {
     ];
     expect(place(job("a", 1, 4), free, free)).to.deep.equal({
       kind: "wait",
-      reason: "needs 4 workers of one kind, free are 3 x cpu/avx2, 3 x reference/1 (6 registered)",
+      reason:
+        "needs 4 workers of one kind, free are 3 x cpu/avx2, 3 x reference/1 (6 registered); workers are of one kind when backend, build, CPU and --threads are equal",
     });
     expect(place(job("a", 1, 4, { allowMixedBackends: true }), free, free).kind).to.equal("start");
   });

@@ -15,7 +15,7 @@ export interface RankReport {
    */
   'rssBytes'?: (number | string | Long) | undefined;
   /**
-   * Payload bytes sent to peers over the whole job.
+   * Wire bytes: payload sent to peers over the whole job, headers not counted.
    */
   'collectiveBytes'?: (number | string | Long) | undefined;
 }
@@ -32,7 +32,7 @@ export interface RankReport__Output {
    */
   'rssBytes': (number);
   /**
-   * Payload bytes sent to peers over the whole job.
+   * Wire bytes: payload sent to peers over the whole job, headers not counted.
    */
   'collectiveBytes': (number);
 }
