@@ -15,6 +15,8 @@ const DIM = 8192;
 /** Rows at which a GEMM runs. */
 const MANY_ROWS = 1024;
 const REPEATS = 9;
+/** Bytes between tensors: powers of two apart, their streams would fall on the same banks of memory. */
+const APART = 8448;
 
 const OPTIMIZER = {
   kind: "adamw",
@@ -46,7 +48,7 @@ function programOf(rows: number): { program: Program; kernels: readonly Kernel[]
   const add = (name: string, ...shape: number[]): number => {
     const sizeBytes = 4 * shape.reduce((product, n) => product * n, 1);
     slots.push({ name, dtype: "float32", shape, offsetBytes: at, sizeBytes });
-    at += sizeBytes;
+    at += sizeBytes + APART;
     return slots.length - 1;
   };
   const [w, m, v] = [add("w", DIM, DIM), add("m", DIM, DIM), add("v", DIM, DIM)];
