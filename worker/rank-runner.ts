@@ -19,10 +19,10 @@ import { loadInitialWeights } from "./initial-weights.ts";
 import type { RankMetrics, WorkerMetrics } from "./metrics.ts";
 import type { OpenRing, Ring } from "./ring.ts";
 
-/** What a rank tells the coordinator. */
 /** From a job's end until nothing refers to it any more. */
 const SETTLE_MS = 1_000;
 
+/** What a rank tells the coordinator. */
 export interface RankReports {
   ready(): void;
   step(result: StepResult): void;
