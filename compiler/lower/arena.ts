@@ -10,13 +10,16 @@ const SPREAD_BYTES = 64 * 1024;
 const PAGE_BYTES = 4096;
 
 /**
- * Aligned size of a buffer that others of its size follow: one unit more where the next would begin at the same distance
- * into a page. An update streams through weight and moments side by side; with equal low address bits their loads
- * and stores are taken for each other's, which cost it half its speed.
+ * Aligned size of a buffer that others of its size follow: two pages and a unit more where the next would begin at the same
+ * distance into a page. An update streams through weight and moments side by side; with equal low address bits their
+ * loads and stores are taken for each other's, which cost it half its speed; one unit alone won most of it back, the
+ * pages the rest.
  */
 export function spread(bytes: number): number {
   const aligned = align(bytes);
-  return aligned >= SPREAD_BYTES && aligned % PAGE_BYTES === 0 ? aligned + ALIGN_BYTES : aligned;
+  return aligned >= SPREAD_BYTES && aligned % PAGE_BYTES === 0
+    ? aligned + 2 * PAGE_BYTES + ALIGN_BYTES
+    : aligned;
 }
 
 /** A buffer that lives from schedule position `start` to `end`, both included. */
