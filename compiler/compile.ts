@@ -21,7 +21,7 @@ export interface AxisRole {
   readonly splitsBatch: boolean;
   /** How parameters and optimizer state are stored along this axis. */
   readonly stateSharding: "none" | "optimizer" | "full";
-  /** Spec field that holds the axis's size, for fault paths: `mesh.tensorParallel`. */
+  /** Spec field that holds the axis's size, for fault paths. */
   readonly sizePath: string;
 }
 
