@@ -39,7 +39,7 @@ export interface RankReport {
   readonly predictedPeakMemoryBytes: number;
   /** Resident memory of the worker's process after the last step. */
   readonly rssBytes: number;
-  /** Payload bytes sent to peers over the whole job. */
+  /** Wire bytes: payload sent to peers over the whole job, headers not counted. */
   readonly collectiveBytes: number;
 }
 

@@ -33,19 +33,10 @@ export function keepYoungGenerationSmall(): void {
   setFlagsFromString("--semi-space-growth-factor=1");
 }
 
-/** Collects everything: for a worker that has become idle, where the tens of milliseconds cost nobody. */
-export function collectEverything(): void {
-  collector()?.({ type: "major" });
-}
-
 /** Node's own hook into its collector. Without it, buffers are collected when Node sees fit. */
-function collector(): ((options: { type: "minor" | "major" }) => void) | undefined {
+function minorCollection(): () => void {
   setFlagsFromString("--expose-gc");
   // A context of its own, made after the flag was set, has the function; the main one does not.
-  return runInNewContext("globalThis.gc") as ReturnType<typeof collector>;
-}
-
-function minorCollection(): () => void {
-  const gc = collector();
+  const gc = runInNewContext("globalThis.gc") as ((options: { type: "minor" }) => void) | undefined;
   return gc === undefined ? () => undefined : () => gc({ type: "minor" });
 }

@@ -14,13 +14,10 @@ import type { BackendChoice } from "./compute/backend-loader.ts";
 import { ComputeProxy } from "./compute/compute-proxy.ts";
 import type { MemoryReport, StepResult } from "./compute/messages.ts";
 import { Deferred } from "./deferred.ts";
-import { type BufferGarbage, collectEverything } from "./garbage.ts";
+import type { BufferGarbage } from "./garbage.ts";
 import { loadInitialWeights } from "./initial-weights.ts";
 import type { RankMetrics, WorkerMetrics } from "./metrics.ts";
 import type { OpenRing, Ring } from "./ring.ts";
-
-/** From a job's end until nothing refers to it any more. */
-const SETTLE_MS = 1_000;
 
 /** What a rank tells the coordinator. */
 export interface RankReports {
@@ -320,9 +317,6 @@ export class RankRunner {
     await this.#ring?.close();
     await this.#compute?.dispose();
     this.#compute = undefined;
-    // What a job leaves behind is collected once streams and timers have let go of it, or a long-lived worker grows
-    // by a little with each job.
-    setTimeout(collectEverything, SETTLE_MS).unref();
   }
 
   /** `promise`, or the abort's cause as soon as there is one. */
