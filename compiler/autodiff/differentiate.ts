@@ -51,17 +51,23 @@ export function differentiate(
       typeOf: (id: number): ValueType => graph.node(id).type,
       emit: (op, inputs, attrs, type) =>
         graph.add(op, inputs.map(backwardInput), attrs ?? {}, node.layer, type),
+      operandsOf: (id: number): readonly number[] => graph.node(id).inputs,
+      contribute,
     });
     found.forEach((part, index) => {
       const input = node.inputs[index];
-      if (part === undefined || input === undefined) return;
-      const target = roots.get(input) ?? input;
-      const list = contributions.get(target);
-      if (list === undefined) contributions.set(target, [part]);
-      else list.push(part);
+      if (part !== undefined && input !== undefined) contribute(input, part);
     });
   }
   return { accumulated, sumOf };
+
+  function contribute(value: number, part: number): void {
+    if (!needsGradient.has(value)) return;
+    const target = roots.get(value) ?? value;
+    const list = contributions.get(target);
+    if (list === undefined) contributions.set(target, [part]);
+    else list.push(part);
+  }
 
   /** A gradient that also serves another value (passed through by an add) gets a node of its own to be pinned. */
   function accumulate(value: number, parts: readonly number[]): number {

@@ -240,6 +240,12 @@ export function buildTrainingGraph(
           { count },
           "loss",
         );
+      case "cross_entropy": {
+        const classes = shape.at(-1) ?? 1;
+        const targets = addInput("targets", shape.slice(1, -1), "int32");
+        const statistics = graph.add("ceStats", [value, targets], { classes }, "loss");
+        return graph.add("ceLoss", [statistics], { count: count / classes, classes }, "loss");
+      }
     }
   }
 

@@ -1,17 +1,7 @@
+import type { ValueType } from "../ops/op.ts";
 import { opDefinition } from "../ops/registry.ts";
-import { elements, lastDim, rowCount } from "../ops/shapes.ts";
+import { elements } from "../ops/shapes.ts";
 import type { RankValue } from "./rank-graph.ts";
-
-/** Up to this many rows an update forms each gradient element on the fly: it stays bound by memory. */
-const FEW_ROWS = 32;
-
-/** Bytes of gradient that a tiled update holds at a time. */
-const TILE_BYTES = 4 << 20;
-
-const fusedUpdate: Readonly<Record<string, string>> = {
-  adamw: "adamwFromFactors",
-  sgd: "sgdFromFactors",
-};
 
 /**
  * Lets updates take a weight's gradient as its factors dy and x, so that the gradient never exists: few rows are
@@ -26,11 +16,13 @@ export function fuseUpdates(values: RankValue[]): void {
     for (const input of value.inputs) readers[input]?.push(value.id);
   }
   for (const gradient of [...values]) {
-    if (gradient.kind !== "compute" || opDefinition(gradient.op).weightGradient !== true) continue;
+    if (gradient.kind !== "compute") continue;
+    const fused = opDefinition(gradient.op).weightGradient;
+    if (fused === undefined) continue;
     const uses = (readers[gradient.id] ?? [])
       .map((id) => values[id])
       .filter((v) => v !== undefined);
-    const update = uses.find((v) => v.op in fusedUpdate);
+    const update = uses.find((v) => v.op === "adamw" || v.op === "sgd");
     const square = uses.find((v) => v.op === "sumSquares");
     if (update === undefined || update.inputs[1] !== gradient.id) continue;
     if (uses.length !== (square === undefined ? 1 : 2)) continue;
@@ -40,33 +32,25 @@ export function fuseUpdates(values: RankValue[]): void {
     if (square !== undefined && !factorsAreSmaller) continue;
 
     const [w, , ...rest] = update.inputs;
-    const columns = lastDim(x.shape);
-    const outRows = lastDim(dy.shape);
-    const tileRows =
-      rowCount(x.shape) <= FEW_ROWS
-        ? 0
-        : Math.min(outRows, Math.max(8, Math.floor(TILE_BYTES / 4 / columns)));
-    const scratch: number[] = [];
-    if (tileRows > 0) {
+    const { attrs, updateScratch, squareScratch } = fused.plan(
+      [dy, x].map(({ shape, dtype }) => ({ shape, dtype })),
+      { shape: gradient.shape, dtype: gradient.dtype },
+    );
+    const scratch = (type: ValueType | undefined): number[] => {
+      if (type === undefined) return [];
       const id = values.length;
-      scratch.push(id);
-      values.push({
-        ...gradient,
-        id,
-        kind: "scratch",
-        op: "",
-        inputs: [],
-        shape: [tileRows, columns],
-      });
-    }
+      values.push({ ...gradient, id, kind: "scratch", op: "", inputs: [], ...type });
+      return [id];
+    };
     values[update.id] = {
       ...update,
-      op: fusedUpdate[update.op] ?? update.op,
-      inputs: [dy.id, x.id, w ?? -1, ...rest, ...scratch],
-      attrs: { ...update.attrs, tileRows },
+      op: update.op === "adamw" ? fused.adamw : fused.sgd,
+      inputs: [dy.id, x.id, w ?? -1, ...rest, ...scratch(updateScratch)],
+      attrs: { ...update.attrs, ...gradient.attrs, ...attrs },
     };
     if (square !== undefined) {
-      values[square.id] = { ...square, op: "sumSquaresFromFactors", inputs: [dy.id, x.id] };
+      const inputs = [dy.id, x.id, ...scratch(squareScratch)];
+      values[square.id] = { ...square, op: fused.sumSquares, inputs, attrs: gradient.attrs };
     }
   }
 }

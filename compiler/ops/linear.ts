@@ -17,6 +17,12 @@ import {
 
 // Legend: M rows (product of leading dims), O out-features, I in-features; weights are [O, I] as in PyTorch.
 
+/** Up to this many rows an update forms each gradient element on the fly: it stays bound by memory. */
+const FEW_ROWS = 32;
+
+/** Bytes of gradient that a tiled update holds at a time. */
+const TILE_BYTES = 4 << 20;
+
 function matmulFlops(weight: readonly number[], rows: number): number {
   return 2 * rows * elements(weight);
 }
@@ -118,7 +124,25 @@ const linearDw: OpDefinition = {
     ];
   },
   flops: ([dy], dw) => matmulFlops(dw.shape, rowCount(dy?.shape ?? [0])),
-  weightGradient: true,
+  weightGradient: {
+    adamw: "adamwFromFactors",
+    sgd: "sgdFromFactors",
+    sumSquares: "sumSquaresFromFactors",
+    plan([dy, x]) {
+      const [rows, columns] = [rowCount(x?.shape ?? [0]), lastDim(x?.shape ?? [0])];
+      if (rows <= FEW_ROWS)
+        return { attrs: { tileRows: 0 }, updateScratch: undefined, squareScratch: undefined };
+      const tileRows = Math.min(
+        lastDim(dy?.shape ?? [0]),
+        Math.max(8, Math.floor(TILE_BYTES / 4 / columns)),
+      );
+      return {
+        attrs: { tileRows },
+        updateScratch: { shape: [tileRows, columns], dtype: "float32" },
+        squareScratch: undefined,
+      };
+    },
+  },
   reference(call) {
     const dw = outputOf(call);
     forEachWeightGradient(call, (o, i, I, gradient) => {

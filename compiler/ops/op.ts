@@ -50,6 +50,46 @@ export interface GradientBuilder {
   typeOf(value: number): ValueType;
   /** `type` is needed only where the op's inputs do not tell it (broadcast). */
   emit(op: string, inputs: readonly number[], attrs?: Attrs, type?: ValueType): number;
+  /** Operands of the op that made `value`; empty for a leaf. */
+  operandsOf(value: number): readonly number[];
+  /** Adds a gradient contribution to a value that is not an input of the op, but lies before it. */
+  contribute(value: number, gradient: number): void;
+}
+
+/**
+ * An attribute that says where a rank's part of a tensor lies: lowering sets it to the bit mask of the mesh axes that
+ * split dim `dim` of operand `operand` (-1: the output), 0 when none does. `partOf` (shared/mesh) turns it into a part's number.
+ */
+export interface PositionAttr {
+  readonly attr: string;
+  readonly operand: number;
+  readonly dim: number;
+}
+
+/** A dim that may be cut between units only: heads of some features each. */
+export interface Unit {
+  readonly size: number;
+  /** What the units are called in errors: `heads`, `kvHeads`. */
+  readonly name: string;
+}
+
+/** Ops that take a weight's gradient as its factors, so that it never exists. */
+export interface FactorUpdates {
+  /** [factor 0, factor 1, w, m, v (, clip factor) (, scratch)] -> [w, m, v] */
+  readonly adamw: string;
+  /** [factor 0, factor 1, w (, m) (, clip factor) (, scratch)] -> [w (, m)] */
+  readonly sgd: string;
+  /** [factor 0, factor 1 (, scratch)] -> float64 scalar */
+  readonly sumSquares: string;
+  /** Working space and attributes of one fused call on these local factors and gradient. */
+  plan(
+    factors: readonly ValueType[],
+    gradient: ValueType,
+  ): {
+    readonly attrs: Attrs;
+    readonly updateScratch: ValueType | undefined;
+    readonly squareScratch: ValueType | undefined;
+  };
 }
 
 /** One op: everything the compiler, the interpreter and the reference backend know of it. */
@@ -65,8 +105,25 @@ export interface OpDefinition {
   strategies(inputs: readonly ValueType[], output: ValueType, attrs: Attrs): readonly StrategyRow[];
   /** Floating-point operations of one call on operands of these (local) types. */
   flops(inputs: readonly ValueType[], output: ValueType): number;
-  /** Inputs 0 and 1 are the factors of a weight's gradient, which an update may take up without forming it. */
-  readonly weightGradient?: true;
+  /** Inputs 0 and 1 are the factors of a weight's gradient, which updates may take up without forming it. */
+  readonly weightGradient?: FactorUpdates;
+  /** Where the op needs to know which part of a tensor a rank holds. */
+  positions?(
+    inputs: readonly ValueType[],
+    output: ValueType,
+    attrs: Attrs,
+  ): readonly PositionAttr[];
+  /** Units that dim `dim` of input `operand` (-1: the output) is cut in; absent: single elements. */
+  unit?(operand: number, dim: number, attrs: Attrs): Unit | undefined;
+  /**
+   * Partners that one pass computes along with this op: values of ops `partners` whose inputs are the first inputs of
+   * this one become further outputs of op `into`, in the order named. Used only where all partners are there.
+   */
+  readonly fusesWith?: { readonly partners: readonly string[]; readonly into: string };
+  /** Whether one step's result depends on which rows of the batch a microbatch holds: attr `microbatches` is then set. */
+  readonly needsMicrobatches?: true;
+  /** Input whose bytes the output may take over where nobody else reads them afterwards. */
+  readonly mayOverwrite?: number;
   /** Index of the input whose bytes the output takes over (in-place update), if any. */
   readonly inPlace?: number;
   /** Further inputs written in place (optimizer moments). */

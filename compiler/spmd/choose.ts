@@ -124,7 +124,7 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
           ...have.map((from) => movePrice(from, wanted, movedValue(input), size)),
         );
         const gathers = !have.includes("R");
-        if (gathers && !problem.exchangeFactors && definition.weightGradient === true)
+        if (gathers && !problem.exchangeFactors && definition.weightGradient !== undefined)
           offered = false;
         cost += price;
         moves++;
@@ -136,7 +136,7 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
       cost += out;
       if (out > 0) moves++;
       cost += sumPrice(node, row.output);
-      if (definition.weightGradient === true) cost += computePrice(node, row);
+      if (definition.weightGradient !== undefined) cost += computePrice(node, row);
       if (cost < bestCost || (cost === bestCost && moves < bestMoves)) {
         best = { inputs: row.inputs, output: row.output, canonical: target };
         bestCost = cost;

@@ -37,4 +37,4 @@ export interface GraphNode {
   readonly layer: string;
 }
 
-export type LossKind = "sum" | "mean" | "mse";
+export type LossKind = "sum" | "mean" | "mse" | "cross_entropy";

@@ -3,9 +3,10 @@ import { axisSize, coordinates, type Mesh } from "./mesh.ts";
 
 /**
  * How a tensor lies on one mesh axis, in the form programs print and store:
- * `R` (every rank holds it whole), `S0`, `S1`, ... (split along that dim), `P` (ranks hold summands).
+ * `R` (every rank holds it whole), `S0`, `S1`, ... (split along that dim), `P` (ranks hold summands),
+ * `L` (ranks hold the softmax statistics of their classes, to be merged; only the cross-entropy's statistics lie so).
  */
-export type Placement = "R" | "P" | `S${number}`;
+export type Placement = "R" | "P" | "L" | `S${number}`;
 
 /** One placement per mesh axis, in mesh order. */
 export type Layout = readonly Placement[];
@@ -70,4 +71,23 @@ export function shardIntervals(
     interval.end = interval.start + length;
   }
   return intervals;
+}
+
+/**
+ * Which of how many parts of a dim a rank holds, where the mesh axes in the bit mask `axes` split it; the later axis
+ * is the outer split, as in `shardIntervals`. The part begins at index * (its own length).
+ */
+export function partOf(
+  axes: number,
+  mesh: Mesh,
+  coords: readonly number[],
+): { readonly index: number; readonly parts: number } {
+  let [index, parts] = [0, 1];
+  for (let axis = mesh.axes.length - 1; axis >= 0; axis--) {
+    if ((axes & (1 << axis)) === 0) continue;
+    const size = axisSize(mesh, axis);
+    index = index * size + (coords[axis] ?? 0);
+    parts *= size;
+  }
+  return { index, parts };
 }
