@@ -3,7 +3,7 @@ import { compile, trace } from "../../compiler/compile.ts";
 import { OneDevice } from "../../compiler/interpret/run-graph.ts";
 import { VirtualRanks } from "../../compiler/interpret/run-program.ts";
 import type { ForwardGraph, GraphNode, GraphParameter } from "../../shared/graph/graph.ts";
-import type { Program } from "../../shared/program/program.ts";
+import type { DType, Program } from "../../shared/program/program.ts";
 
 /** A request in the words of a job: two axes, of which the first splits the batch and the second takes the plan. */
 export interface Case {
@@ -86,9 +86,12 @@ export class GraphBuilder {
   private readonly nodes: GraphNode[] = [];
   private readonly widths = new Map<number, number>();
   private readonly dims: readonly number[];
+  private readonly dtype: "float32" | "int32";
 
-  constructor(dims: readonly number[]) {
+  /** `dims`: of the one input, without the batch. Ids (int32) are below ID_LIMIT. */
+  constructor(dims: readonly number[], dtype: "float32" | "int32" = "float32") {
     this.dims = dims;
+    this.dtype = dtype;
     this.widths.set(0, dims.at(-1) ?? 0);
   }
 
@@ -112,6 +115,12 @@ export class GraphBuilder {
     return y;
   }
 
+  /** A parameter of its own: an embedding, a gain. */
+  parameter(name: string, ...dims: number[]): number {
+    this.parameters.push({ name, dims, init: uniform(1) });
+    return -this.parameters.length;
+  }
+
   node(
     op: string,
     inputs: readonly number[],
@@ -132,7 +141,7 @@ export class GraphBuilder {
   build(output: number, defaultPlan: Record<string, string> = {}): ForwardGraph {
     const number = (v: number): number => (v === 0 ? 0 : v < 0 ? -v : this.parameters.length + v);
     return {
-      inputs: [{ name: "x", dtype: "float32", dims: this.dims }],
+      inputs: [{ name: "x", dtype: this.dtype, dims: this.dims }],
       parameters: this.parameters,
       nodes: this.nodes.map((n) => ({ ...n, inputs: n.inputs.map(number) })),
       output: number(output),
@@ -148,6 +157,15 @@ export function numbers(count: number, seed: number): Float64Array {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
     return state / 2 ** 31 - 1;
   });
+}
+
+/** Token ids and targets of batches are below this. */
+export const ID_LIMIT = 5;
+
+/** Values of a batch tensor: as `numbers`, or ids. */
+export function batchValues(dtype: DType, count: number, seed: number): Float64Array {
+  const drawn = numbers(count, seed);
+  return dtype === "int32" ? drawn.map((x) => Math.floor(((x + 1) / 2) * ID_LIMIT)) : drawn;
 }
 
 export interface Comparison {
@@ -190,7 +208,8 @@ export function compareWithOneDevice(c: Case, steps = 2): Comparison {
         (input, i) =>
           [
             input.name,
-            numbers(
+            batchValues(
+              input.dtype,
               input.globalShape.reduce((a, b) => a * b, 1),
               100 + 10 * s + i,
             ),

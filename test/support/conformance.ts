@@ -1,6 +1,6 @@
 // Runs single ops on a backend: a program of one instruction, its slots apart by guard bytes that must survive.
 
-import type { Mesh } from "../../shared/mesh/mesh.ts";
+import { coordinates, type Mesh } from "../../shared/mesh/mesh.ts";
 import { type StepScalars, stepScalars } from "../../shared/optimizer/step-scalars.ts";
 import {
   type ComputeInstruction,
@@ -10,7 +10,8 @@ import {
   type Slot,
 } from "../../shared/program/program.ts";
 import type { Backend } from "../../worker/backend/backend.ts";
-import { EXPECTED, type Expected } from "./expected-ops.ts";
+import type { Expected } from "./expected-math.ts";
+import { EXPECTED } from "./expected-ops.ts";
 
 export interface Tensor {
   readonly shape: readonly number[];
@@ -31,6 +32,8 @@ export interface OpCase {
   readonly sgd?: boolean;
   readonly mesh?: Mesh;
   readonly rank?: number;
+  /** Index of an input that is working space: it may change. */
+  readonly scratch?: number;
   /** Largest error allowed, relative to the larger of the value and the tensor's root mean square. */
   readonly tolerance: number;
 }
@@ -179,6 +182,7 @@ export function runOp(backend: Backend, op: OpCase, times = 1): Numbers[] {
 
 /** Tiled updates form their gradient in the last input. */
 function isScratch(op: OpCase, input: number): boolean {
+  if (op.scratch === input) return true;
   return (op.attrs?.["tileRows"] ?? 0) > 0 && input === op.inputs.length - 1;
 }
 
@@ -197,6 +201,8 @@ export function expectedOf(op: OpCase): number[][] {
     scalars: scalarsOf(op),
     axisSize,
     coordinate: op.rank ?? 0,
+    mesh,
+    coordinates: coordinates(mesh, op.rank ?? 0),
     outputLength: count(shape ?? []),
     outputShape: shape ?? [],
   });

@@ -1,36 +1,9 @@
 // What the ops of a program compute, by plain loops in float64, written apart from the op registry: a mistake in a
 // rule there shows here.
 import type { StepScalars } from "../../shared/optimizer/step-scalars.ts";
-
-export interface OpOperands {
-  /** Values of every input before the call. */
-  readonly inputs: readonly (readonly number[])[];
-  readonly shapes: readonly (readonly number[])[];
-  readonly attrs: Readonly<Record<string, number>>;
-  readonly scalars: StepScalars;
-  /** Size of the mesh axis that attrs.axis names, and this rank's coordinate on it. */
-  readonly axisSize: number;
-  readonly coordinate: number;
-  readonly outputLength: number;
-  readonly outputShape: readonly number[];
-}
-
-/** Values of every output. */
-export type Expected = (o: OpOperands) => number[][];
-
-const product = (shape: readonly number[]): number => shape.reduce((p, n) => p * n, 1);
-const get = (list: readonly number[] | undefined, i: number): number => list?.[i] ?? Number.NaN;
-const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
-const sum = (n: number, term: (i: number) => number): number => {
-  let total = 0;
-  for (let i = 0; i < n; i++) total += term(i);
-  return total;
-};
-const map =
-  (f: (...x: number[]) => number): Expected =>
-  ({ inputs, outputLength }) => [
-    range(outputLength).map((i) => f(...inputs.map((x) => get(x, i)))),
-  ];
+import { type Expected, get, map, type OpOperands, product, range, sum } from "./expected-math.ts";
+import { ATTENTION_EXPECTED } from "./expected-ops-attention.ts";
+import { MODEL_EXPECTED } from "./expected-ops-model.ts";
 
 /** Complementary error function by Simpson's rule on its integral: slow, and independent of any series. */
 function erfc(x: number): number {
@@ -252,4 +225,6 @@ export const EXPECTED: Readonly<Record<string, Expected>> = {
       hasMomentum ? m : undefined,
     );
   },
+  ...MODEL_EXPECTED,
+  ...ATTENTION_EXPECTED,
 };

@@ -1,26 +1,22 @@
 // The table of op cases that every backend must pass.
 import type { Mesh } from "../../shared/mesh/mesh.ts";
 import { type OpCase, pseudoRandom, type Tensor } from "./conformance.ts";
-
-/** One float32 rounding of an exactly computed value. */
-const EXACT = 0;
-const ROUNDING = 1.2e-7;
-/** Float32 sums of up to some hundred products in another order. */
-const DOT = 3e-6;
-/** exp, tanh and erf in float32, some operations deep. */
-const TRANSCENDENTAL = 1e-6;
-/** A float32 update: a handful of roundings, a root and a quotient. */
-const UPDATE = 2e-6;
-/** Sums in float64. */
-const DOUBLE = 1e-12;
-
-const t = (...shape: number[]): Tensor => ({ shape });
-const doubles = (...shape: number[]): Tensor => ({ shape, dtype: "float64" });
-const positive = (...shape: number[]): Tensor => ({
-  shape,
-  values: (i) => 0.01 + Math.abs(pseudoRandom(i, 9)),
-});
-const dims = (...shape: number[]): string => `[${shape.join(", ")}]`;
+import {
+  DOT,
+  DOUBLE,
+  dims,
+  doubles,
+  EXACT,
+  integers,
+  positive,
+  ROUNDING,
+  SIZES,
+  TRANSCENDENTAL,
+  t,
+  UPDATE,
+} from "./op-case-tensors.ts";
+import { ATTENTION_CASES, LARGE_ATTENTION_CASES } from "./op-cases-attention.ts";
+import { LARGE_MODEL_CASES, MODEL_CASES } from "./op-cases-model.ts";
 
 const PRODUCTS: readonly (readonly [M: number, O: number, I: number])[] = [
   [1, 1, 1],
@@ -132,7 +128,6 @@ const biases: OpCase[] = [
   },
 ]);
 
-const SIZES = [0, 1, 3, 16, 37, 1000];
 /** Wide enough that every branch of the functions is met, tails included. */
 const wide = (n: number): Tensor => ({
   shape: [n],
@@ -300,7 +295,6 @@ const MESH: Mesh = {
     { name: "tensorParallel", size: 3 },
   ],
 };
-const integers = (...shape: number[]): Tensor => ({ shape, dtype: "int32", values: (i) => i - 5 });
 
 const movement: OpCase[] = [0, 1, 2].flatMap((rank): OpCase[] => [
   ...[t(6, 4, 5), integers(6, 4, 5)].map(
@@ -510,6 +504,8 @@ export const OP_CASES: readonly OpCase[] = [
   ...blocks,
   ...updates,
   ...fromFactors,
+  ...MODEL_CASES,
+  ...ATTENTION_CASES,
 ];
 
 /** Long enough that several threads share the work. Outputs must be the same bits for any number of them. */
@@ -629,4 +625,6 @@ export const LARGE_CASES: readonly OpCase[] = [
     rank: 1,
     tolerance: EXACT,
   },
+  ...LARGE_MODEL_CASES,
+  ...LARGE_ATTENTION_CASES,
 ];

@@ -2,11 +2,21 @@ import { expect } from "chai";
 import { trace } from "../../../compiler/compile.ts";
 import { OneDevice } from "../../../compiler/interpret/run-graph.ts";
 import type { ForwardGraph } from "../../../shared/graph/graph.ts";
-import { type Case, GraphBuilder, numbers, requestOf } from "../../support/compile-cases.ts";
+import {
+  batchValues,
+  type Case,
+  GraphBuilder,
+  numbers,
+  requestOf,
+} from "../../support/compile-cases.ts";
+import { MODEL_GRADIENTS } from "../../support/gradient-models.ts";
+import { ATTENTION_GRADIENTS } from "../../support/gradient-models-attention.ts";
 
 /** Central differences in float64 with this step are good to about its square. */
 const STEP = 1e-5;
 const GRADIENT_TOL = 1e-6;
+
+const LOSSES = ["sum", "mean", "mse"] as const;
 
 const unary = ["silu", "relu", "gelu", "tanh", "sigmoid", "identity"] as const;
 
@@ -16,6 +26,8 @@ function model(build: (b: GraphBuilder, x: number) => number): ForwardGraph {
 }
 
 const models: Readonly<Record<string, ForwardGraph>> = {
+  ...MODEL_GRADIENTS,
+  ...ATTENTION_GRADIENTS,
   ...Object.fromEntries(unary.map((op) => [op, model((b, x) => b.node(op, [x], ""))])),
   mul: model((b, x) => b.node("mul", [x, b.node("silu", [x], "")], "")),
   add: model((b, x) => b.node("add", [x, b.linear("side", x, 4)], "")),
@@ -34,23 +46,18 @@ function step(
   if (training === undefined) throw new Error("does not trace");
   const device = new OneDevice(request, training, parameters);
   const batch = new Map(
-    training.inputs.map(
-      ({ name, leaf }, i) =>
-        [
-          name,
-          numbers(
-            training.graph.node(leaf).type.shape.reduce((a, b) => a * b, 1),
-            50 + i,
-          ),
-        ] as const,
-    ),
+    training.inputs.map(({ name, leaf }, i) => {
+      const { shape, dtype } = training.graph.node(leaf).type;
+      const count = shape.reduce((a, b) => a * b, 1);
+      return [name, batchValues(dtype, count, 50 + i)] as const;
+    }),
   );
   return { loss: device.runStep(batch).loss, after: (name) => device.parameter(name) };
 }
 
 describe("gradients", () => {
   for (const [name, graph] of Object.entries(models)) {
-    for (const loss of ["sum", "mean", "mse"] as const) {
+    for (const loss of LOSSES) {
       it(`of a model with ${name} and loss ${loss} are its central differences`, () => {
         // With plain SGD at lr 1 the update is the gradient.
         const c: Case = { graph, loss, batch: 2, optimizer: { kind: "sgd", lr: 1, momentum: 0 } };

@@ -3,163 +3,66 @@ import { copyBox } from "../../../compiler/interpret/run-program.ts";
 import { opDefinition, opNames } from "../../../compiler/ops/index.ts";
 import type { Attrs, ReferenceTensor, StrategyRow, ValueType } from "../../../compiler/ops/op.ts";
 import { elements } from "../../../compiler/ops/shapes.ts";
-import { localShape, type Placement, shardIntervals } from "../../../shared/mesh/placement.ts";
+import { coordinates, type Mesh, worldSize } from "../../../shared/mesh/mesh.ts";
+import {
+  isShard,
+  localShape,
+  type Placement,
+  shardDim,
+  shardIntervals,
+} from "../../../shared/mesh/placement.ts";
 import { stepScalars } from "../../../shared/optimizer/step-scalars.ts";
 import { numbers } from "../../support/compile-cases.ts";
-
-interface Sample {
-  readonly inputs: readonly (readonly number[])[];
-  readonly output?: readonly number[];
-  readonly attrs?: Attrs;
-}
-
-const D = 12; // divides by 2, 3 and 4
-/** Operand shapes for every op that has strategies; dims all divide by the mesh sizes tried. */
-const samples: Readonly<Record<string, readonly Sample[]>> = {
-  linear: [
-    {
-      inputs: [
-        [D, 24],
-        [36, 24],
-      ],
-    },
-    {
-      inputs: [
-        [D, 24, 12],
-        [24, 12],
-      ],
-    },
-  ],
-  linearDx: [
-    {
-      inputs: [
-        [D, 24],
-        [24, 36],
-      ],
-    },
-    {
-      inputs: [
-        [D, 12, 24],
-        [24, 12],
-      ],
-    },
-  ],
-  linearDw: [
-    {
-      inputs: [
-        [D, 24],
-        [D, 36],
-      ],
-    },
-    {
-      inputs: [
-        [D, 12, 24],
-        [D, 12, 36],
-      ],
-    },
-  ],
-  bias: [{ inputs: [[D, 24], [24]] }, { inputs: [[D, 12, 24], [24]] }],
-  biasDb: [{ inputs: [[D, 24]] }, { inputs: [[D, 12, 24]] }],
-  ...Object.fromEntries(
-    ["silu", "relu", "gelu", "tanh", "sigmoid", "identity"].map((op) => [
-      op,
-      [{ inputs: [[D, 24]] }],
-    ]),
-  ),
-  ...Object.fromEntries(
-    ["silu", "relu", "gelu", "tanh", "sigmoid"].map((op) => [
-      `${op}Grad`,
-      [
-        {
-          inputs: [
-            [D, 24],
-            [D, 24],
-          ],
-        },
-      ],
-    ]),
-  ),
-  ...Object.fromEntries(
-    ["mul", "add", "sub"].map((op) => [
-      op,
-      [
-        {
-          inputs: [
-            [D, 24],
-            [D, 24],
-          ],
-        },
-      ],
-    ]),
-  ),
-  addN: [
-    {
-      inputs: [
-        [D, 24],
-        [D, 24],
-        [D, 24],
-      ],
-    },
-  ],
-  scale: [{ inputs: [[D, 24]], attrs: { factor: 0.3 } }],
-  sum: [{ inputs: [[D, 24]] }],
-  mean: [{ inputs: [[D, 24]], attrs: { count: D * 24 } }],
-  mseLoss: [
-    {
-      inputs: [
-        [D, 24],
-        [D, 24],
-      ],
-      attrs: { count: D * 24 },
-    },
-  ],
-  mseLossGrad: [{ inputs: [[], [D, 24], [D, 24]], attrs: { count: D * 24 } }],
-  broadcast: [{ inputs: [[]], output: [D, 24], attrs: { factor: 0.5 } }],
-  fill: [{ inputs: [], output: [D, 24], attrs: { value: 3 } }],
-  sumSquares: [{ inputs: [[D, 24]] }],
-  sqrt: [{ inputs: [[]] }],
-  clipFactor: [{ inputs: [[]], attrs: { maxNorm: 0.2 } }],
-  adamw: [{ inputs: [[D, 24], [D, 24], [D, 24], [D, 24], []], attrs: { hasFactor: 1 } }],
-  sgd: [
-    {
-      inputs: [
-        [D, 24],
-        [D, 24],
-        [D, 24],
-      ],
-      attrs: { hasFactor: 0, hasMomentum: 1 },
-    },
-  ],
-};
+import { D, SAMPLES, type Sample, typesOf, valuesOf } from "../../support/op-samples.ts";
 
 /** A rank's rows of a microbatch are a microbatch of its rows: the union is the same only over all microbatches. */
 const notPerCall = ["takeRows", "accumulate"];
 
+/** Sizes of the mesh axes. On two axes a row is used on both, so that they split the same dims. */
+const MESHES = [[2], [3], [4], [2, 2]];
+
 describe("strategy rows", () => {
   it("have a sample for every op that has rows", () => {
     const missing = opNames().filter(
-      (op) => samples[op] === undefined && !notPerCall.includes(op) && hasRows(op),
+      (op) => SAMPLES[op] === undefined && !notPerCall.includes(op) && hasRows(op),
     );
     expect(missing).to.deep.equal([]);
   });
 
-  for (const [op, list] of Object.entries(samples)) {
-    for (const size of [2, 3, 4]) {
-      it(`of ${op} give one device's result on ${size} ranks`, () => {
-        for (const sample of list)
-          for (const row of rowsOf(op, sample)) check(op, sample, row, size);
+  for (const [op, samples] of Object.entries(SAMPLES)) {
+    for (const sizes of MESHES) {
+      it(`of ${op} give one device's result on ${sizes.join(" x ")} ranks`, () => {
+        const left = new Set<string>();
+        const run = new Set<string>();
+        for (const sample of samples) {
+          for (const row of rowsOf(op, sample)) {
+            if (!unitsDivide(op, sample, row, sizes)) {
+              left.add(textOf(row));
+              continue;
+            }
+            run.add(textOf(row));
+            check(op, sample, row, sizes);
+          }
+        }
+        expect(
+          [...left].filter((row) => !run.has(row)),
+          "rows that no sample's units allow",
+        ).to.deep.equal([]);
+        expect(run).not.to.have.lengthOf(0);
       });
     }
   }
 
   it("would fail if a partial result were taken for a whole one", () => {
-    const [sample] = samples["linear"] ?? [];
+    const [sample] = SAMPLES["linear"] ?? [];
     if (sample === undefined) throw new Error("no sample");
-    expect(() => check("linear", sample, { inputs: ["S1", "S1"], output: "R" }, 2)).to.throw(
+    expect(() => check("linear", sample, { inputs: ["S1", "S1"], output: "R" }, [2])).to.throw(
       /linear/,
     );
   });
 });
+
+const textOf = (row: StrategyRow): string => `${row.inputs.join(", ")} -> ${row.output}`;
 
 function hasRows(op: string): boolean {
   try {
@@ -173,55 +76,108 @@ function hasRows(op: string): boolean {
   }
 }
 
-const typesOf = (sample: Sample): ValueType[] =>
-  sample.inputs.map((shape) => ({ shape, dtype: "float32" }));
-
 function outputShape(op: string, sample: Sample): readonly number[] {
   return sample.output ?? opDefinition(op).infer(typesOf(sample), sample.attrs ?? {}).shape;
 }
 
+const outputType = (op: string, sample: Sample): ValueType => ({
+  shape: outputShape(op, sample),
+  dtype: "float32",
+});
+
 function rowsOf(op: string, sample: Sample): readonly StrategyRow[] {
-  return opDefinition(op).strategies(
-    typesOf(sample),
-    { shape: outputShape(op, sample), dtype: "float32" },
-    sample.attrs ?? {},
-  );
+  return opDefinition(op).strategies(typesOf(sample), outputType(op, sample), sample.attrs ?? {});
 }
 
-function check(op: string, sample: Sample, row: StrategyRow, size: number): void {
-  const mesh = { axes: [{ name: "a", size }] };
-  const globals = sample.inputs.map((shape, i) =>
-    numbers(elements(shape), 7 + i).map((x) => Math.abs(x) + 0.1),
-  );
+/** Whether every split falls between units (heads). Single elements always divide: samples are made so. */
+function unitsDivide(
+  op: string,
+  sample: Sample,
+  row: StrategyRow,
+  sizes: readonly number[],
+): boolean {
+  const parts = sizes.reduce((product, size) => product * size, 1);
+  const shapes = [...sample.inputs, outputShape(op, sample)];
+  return [...row.inputs, row.output].every((placement, i) => {
+    if (!isShard(placement)) return true;
+    const dim = shardDim(placement);
+    const k = i === row.inputs.length ? -1 : i;
+    const unit = opDefinition(op).unit?.(k, dim, sample.attrs ?? {});
+    return unit === undefined || ((shapes[i]?.[dim] ?? 0) / unit.size) % parts === 0;
+  });
+}
+
+/** The sample's attributes, with those that tell which part a rank holds as lowering sets them. */
+function placedAttrs(op: string, sample: Sample, row: StrategyRow, mesh: Mesh): Attrs {
+  const attrs = sample.attrs ?? {};
+  const axes = 2 ** mesh.axes.length - 1;
+  const wanted = opDefinition(op).positions?.(typesOf(sample), outputType(op, sample), attrs) ?? [];
+  return {
+    ...attrs,
+    ...Object.fromEntries(
+      wanted.map(({ attr, operand, dim }) => {
+        const placement = operand < 0 ? row.output : row.inputs[operand];
+        return [attr, placement === `S${dim}` ? axes : 0];
+      }),
+    ),
+  };
+}
+
+function check(op: string, sample: Sample, row: StrategyRow, sizes: readonly number[]): void {
+  const mesh: Mesh = { axes: sizes.map((size, i) => ({ name: `axis${i}`, size })) };
+  const ranks = worldSize(mesh);
+  const layoutOf = (placement: Placement): Placement[] => sizes.map(() => placement);
+  const globals = sample.inputs.map((_, i) => valuesOf(sample, i, numbers));
   const shape = outputShape(op, sample);
   const want = call(
     op,
-    sample,
+    sample.attrs ?? {},
     globals.map((data, i) => ({ data: data.slice(), shape: sample.inputs[i] ?? [] })),
     shape,
+    { mesh: { axes: [] }, rank: 0 },
   );
-  const parts = Array.from({ length: size }, (_, rank) => {
+  const attrs = placedAttrs(op, sample, row, mesh);
+  const parts = Array.from({ length: ranks }, (_, rank) => {
     const inputs = globals.map((data, i): ReferenceTensor => {
       const globalShape = sample.inputs[i] ?? [];
+      const placement = row.inputs[i] ?? "R";
       return {
-        data: part(data, globalShape, row.inputs[i] ?? "R", rank),
-        shape: localShape(globalShape, [row.inputs[i] ?? "R"], mesh),
+        data: part(data, globalShape, placement, rank),
+        shape: localShape(globalShape, layoutOf(placement), mesh),
       };
     });
-    return call(op, sample, inputs, localShape(shape, [row.output], mesh));
+    return call(op, attrs, inputs, localShape(shape, layoutOf(row.output), mesh), { mesh, rank });
   });
-  const got = new Float64Array(want.length);
-  for (const [rank, local] of parts.entries()) {
-    if (row.output !== "P")
-      copyBox(got, shape, shardIntervals(shape, [row.output], mesh, rank), local, true);
-    else for (const [i, x] of local.entries()) got[i] = (got[i] ?? 0) + x;
-  }
-  const text = `${op} (${row.inputs.join(", ")} -> ${row.output}) on ${size} ranks`;
+  const text = `${op} (${textOf(row)}) of ${sample.inputs.map((s) => `[${s.join(", ")}]`).join(" ")} on ${sizes.join(" x ")} ranks`;
+  const got = row.output === "L" ? merged() : gathered();
   const wrong = want.findIndex(
     (x, i) => !(Math.abs((got[i] ?? Number.NaN) - x) <= 1e-9 * Math.max(1, Math.abs(x))),
   );
   if (wrong >= 0)
     expect.fail(`${text}: element ${wrong} is ${got[wrong]}, one device has ${want[wrong]}`);
+
+  function gathered(): Float64Array {
+    const whole = new Float64Array(want.length);
+    for (const [rank, local] of parts.entries()) {
+      if (row.output === "P") {
+        for (const [i, x] of local.entries()) whole[i] = (whole[i] ?? 0) + x;
+        continue;
+      }
+      const box = shardIntervals(shape, layoutOf(row.output), mesh, rank);
+      // Replicas must agree with one another, not only the last of them with one device.
+      if (row.output === "R" && rank > 0) expect([...local], text).to.deep.equal([...whole]);
+      copyBox(whole, shape, box, local, true);
+    }
+    return whole;
+  }
+
+  /** Statistics of the ranks' classes, merged as redistribution to R does. */
+  function merged(): Float64Array {
+    const blocks = new Float64Array(ranks * want.length);
+    for (const [rank, local] of parts.entries()) blocks.set(local, rank * want.length);
+    const input = { data: blocks, shape: [ranks, ...shape] };
+    return call("ceMerge", attrs, [input], shape, { mesh, rank: 0 });
+  }
 
   /** A rank's part of a tensor; a partial one is cut into unlike summands. */
   function part(
@@ -230,21 +186,22 @@ function check(op: string, sample: Sample, row: StrategyRow, size: number): void
     placement: Placement,
     rank: number,
   ): Float64Array {
-    if (placement === "P") return data.map((x) => (x * (2 * rank + 1)) / size ** 2);
-    const local = new Float64Array(elements(localShape(globalShape, [placement], mesh)));
-    copyBox(data, globalShape, shardIntervals(globalShape, [placement], mesh, rank), local, false);
+    if (placement === "P") return data.map((x) => (x * (2 * rank + 1)) / ranks ** 2);
+    const layout = layoutOf(placement);
+    const local = new Float64Array(elements(localShape(globalShape, layout, mesh)));
+    copyBox(data, globalShape, shardIntervals(globalShape, layout, mesh, rank), local, false);
     return local;
   }
 }
 
 function call(
   op: string,
-  sample: Sample,
+  attrs: Attrs,
   inputs: readonly ReferenceTensor[],
   shape: readonly number[],
+  { mesh, rank }: { mesh: Mesh; rank: number },
 ): Float64Array {
   const definition = opDefinition(op);
-  const attrs = sample.attrs ?? {};
   const taken = definition.inPlace === undefined ? undefined : inputs[definition.inPlace];
   const output = (taken?.data ?? new Float64Array(elements(shape))) as Float64Array;
   definition.reference({
@@ -259,8 +216,8 @@ function call(
       { kind: "constant" },
       0,
     ),
-    mesh: { axes: [] },
-    coordinates: [],
+    mesh,
+    coordinates: mesh.axes.length === 0 ? [] : coordinates(mesh, rank),
   });
   return output;
 }

@@ -1,26 +1,11 @@
 import koffi from "koffi";
 import { InternalError } from "../../../shared/errors.ts";
-import { axisSize, type Mesh } from "../../../shared/mesh/mesh.ts";
-import type { StepScalars } from "../../../shared/optimizer/step-scalars.ts";
+import { axisSize } from "../../../shared/mesh/mesh.ts";
 import { dtypeBytes } from "../../../shared/program/program.ts";
 import { elementCount } from "../arena-layout.ts";
+import type { BindContext, Binder, BoundInstruction } from "./binder.ts";
 import { type Address, type Kernels, NULL } from "./kernels.ts";
 import type { Operand, Operands } from "./operands.ts";
-import type { StepScalarBlock } from "./step-scalar-block.ts";
-
-/** One instruction with everything but the step's scalars resolved. */
-export type BoundInstruction = (scalars: StepScalars) => void;
-
-/** What binding needs beside the operands. */
-export interface BindContext {
-  readonly kernels: Kernels;
-  readonly scalars: StepScalarBlock;
-  readonly mesh: Mesh;
-  /** This rank's, one per mesh axis. */
-  readonly coordinates: readonly number[];
-}
-
-type Binder = (o: Operands, c: BindContext) => BoundInstruction;
 
 const nothing: BoundInstruction = () => undefined;
 
@@ -230,46 +215,6 @@ const takeRows: Binder = (o, { kernels }) => {
   };
 };
 
-/** The blocks of an all-to-all: each part of dim `dim`, dense, one after the other. */
-const splitBlocks: Binder = (o, { kernels }) => {
-  const x = o.anyInput(0);
-  const blocks = sameType(o, x.n);
-  const [parts, rows, stride] = [o.attr("parts"), ...rowsFrom(x, o.attr("dim"))];
-  const bytes = stride / parts;
-  return () => {
-    for (let part = 0; part < parts; part++) {
-      kernels.copy(
-        blocks.address + part * rows * bytes,
-        bytes,
-        x.address + part * bytes,
-        stride,
-        bytes,
-        rows,
-      );
-    }
-  };
-};
-
-/** The inverse: blocks joined along dim `dim` of the output. */
-const joinBlocks: Binder = (o, { kernels }) => {
-  const blocks = o.anyInput(0);
-  const y = sameType(o, blocks.n);
-  const [parts, rows, stride] = [o.attr("parts"), ...rowsFrom(y, o.attr("dim"))];
-  const bytes = stride / parts;
-  return () => {
-    for (let part = 0; part < parts; part++) {
-      kernels.copy(
-        y.address + part * bytes,
-        stride,
-        blocks.address + part * rows * bytes,
-        bytes,
-        bytes,
-        rows,
-      );
-    }
-  };
-};
-
 const mask: Binder = (o, { kernels, coordinates }) => {
   const x = o.anyInput(0);
   const y = sameType(o, x.n);
@@ -397,8 +342,6 @@ const BINDERS: ReadonlyMap<string, Binder> = new Map<string, Binder>([
   ["splitBlocks", blocks(false)],
   ["joinBlocks", blocks(true)],
   ["takeRows", takeRows],
-  ["splitBlocks", splitBlocks],
-  ["joinBlocks", joinBlocks],
   ["mask", mask],
   ["sumSquares", sumSquares],
   ["sumSquaresFromFactors", sumSquaresFromFactors],
@@ -409,11 +352,6 @@ const BINDERS: ReadonlyMap<string, Binder> = new Map<string, Binder>([
   ["adamwFromFactors", adamwFromFactors],
   ["sgdFromFactors", sgdFromFactors],
 ]);
-
-/** Rows before dim `dim`, and the bytes of one. */
-function rowsFrom({ shape, dtype }: Operand, dim: number): [rows: number, bytes: number] {
-  return [elementCount(shape.slice(0, dim)), elementCount(shape.slice(dim)) * dtypeBytes(dtype)];
-}
 
 function weightDims(o: Operands, { shape }: Operand): [O: number, I: number] {
   const [O, I] = shape;

@@ -11,7 +11,8 @@ import type {
 import { nameHash } from "../../../shared/random/philox.ts";
 import { arenaParts, checkRange, elementCount, slotAt } from "../arena-layout.ts";
 import type { LoadedProgram, MemoryAccount } from "../backend.ts";
-import { type BindContext, type BoundInstruction, bindInstruction } from "./bind-instruction.ts";
+import { bindInstruction } from "./bind-instruction.ts";
+import type { BindContext, BoundInstruction } from "./binder.ts";
 import { fillShape } from "./fill-shape.ts";
 import type { Address, Kernels } from "./kernels.ts";
 import { Operands } from "./operands.ts";

@@ -1,0 +1,34 @@
+import type { Mesh } from "../../../shared/mesh/mesh.ts";
+import { partOf } from "../../../shared/mesh/placement.ts";
+import type { StepScalars } from "../../../shared/optimizer/step-scalars.ts";
+import type { Kernels } from "./kernels.ts";
+import type { Operands } from "./operands.ts";
+import type { StepScalarBlock } from "./step-scalar-block.ts";
+
+/** One instruction with everything but the step's scalars resolved. */
+export type BoundInstruction = (scalars: StepScalars) => void;
+
+/** What binding needs beside the operands. */
+export interface BindContext {
+  readonly kernels: Kernels;
+  readonly scalars: StepScalarBlock;
+  readonly mesh: Mesh;
+  /** This rank's, one per mesh axis. */
+  readonly coordinates: readonly number[];
+}
+
+/** Resolves one instruction; checks all that the kernel takes on trust. */
+export type Binder = (o: Operands, c: BindContext) => BoundInstruction;
+
+/** Which of how many parts of a dim this rank holds, where attribute `name` is the bit mask of the axes that split it. */
+export function partAt(
+  o: Operands,
+  { mesh, coordinates }: BindContext,
+  name: string,
+): { readonly index: number; readonly parts: number } {
+  const axes = o.attr(name);
+  if (!Number.isInteger(axes) || axes < 0 || axes >= 2 ** mesh.axes.length) {
+    o.fail(`attribute ${name} is ${axes}, no set of the mesh's ${mesh.axes.length} axes`);
+  }
+  return partOf(axes, mesh, coordinates);
+}
