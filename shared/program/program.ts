@@ -24,12 +24,22 @@ export interface Program {
   readonly body: readonly Instruction[];
   readonly epilogue: readonly Instruction[];
   readonly collectives: readonly Collective[];
+  /** The loss of a batch without an update, over the same weights and inputs; absent when the job evaluates nothing. */
+  readonly evaluation?: EvaluationSection;
   /** Slot of the scalar loss over the whole global batch; replicated. */
   readonly lossSlot: number;
   /** Slot of the float64 global gradient norm before clipping, or -1 when the job does not need it. */
   readonly gradNormSlot: number;
   readonly optimizer: OptimizerSpec;
   readonly schedule: ScheduleSpec;
+}
+
+/** Run like a step: `body` once per microbatch, `epilogue` once. Weights and optimizer state stay as they are. */
+export interface EvaluationSection {
+  readonly body: readonly Instruction[];
+  readonly epilogue: readonly Instruction[];
+  /** Slot of the scalar loss over the whole global batch; replicated. */
+  readonly lossSlot: number;
 }
 
 export type DType = "float32" | "float64" | "int32";
