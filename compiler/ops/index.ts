@@ -1,10 +1,14 @@
 // Importing this file fills the registry. A new op joins by a file of its own and a line here.
 import "./activation.ts";
+import "./attention.ts";
+import "./attention-gradient.ts";
+import "./cross-entropy.ts";
 import "./elementwise.ts";
 import "./gradient-norm.ts";
 import "./linear.ts";
 import "./loss.ts";
 import "./movement.ts";
 import "./optimizer.ts";
+import "./rope.ts";
 
 export { hasOp, opDefinition, opNames } from "./registry.ts";
