@@ -13,7 +13,8 @@ export interface JobSpec {
   readonly dataParallelSharding: DataParallelSharding;
   /** Layer pattern to style; empty: the model's default plan. */
   readonly plan: Readonly<Record<string, string>>;
-  readonly sequenceParallel: "auto" | false;
+  /** Of a model's default plan: whether norms and residual sums are split along the sequence; auto: where it divides. */
+  readonly sequenceParallel: "auto" | boolean;
   /** Taken over the whole global batch, on any mesh. */
   readonly loss: LossKind;
   readonly optimizer: OptimizerChoice;
@@ -23,12 +24,11 @@ export interface JobSpec {
   readonly reportGradNorm: boolean;
   /** Microbatches of one optimizer step; divides `data.batchSize`. */
   readonly gradientAccumulation: number;
-  readonly recompute: "none";
+  readonly recompute: Recompute;
   readonly precision: "fp32";
   readonly allowMixedBackends: false;
   readonly data: DataSpec;
-  /** Steps between evaluations: always 0 (off) in this version. */
-  readonly eval: { readonly every: 0 };
+  readonly eval: EvalSpec;
   /** Optimizer steps; 0 initialises and writes the output. */
   readonly steps: number;
   readonly output: OutputSpec;
@@ -36,10 +36,17 @@ export interface JobSpec {
 
 export type DataParallelSharding = "none" | "optimizer" | "full";
 
+/** Activations of a block that the backward pass computes again: none, all, or all where they would not fit else. */
+export type Recompute = "none" | "block" | "auto";
+
 /** Exactly one of the keys. */
 export type ModelSpec =
   | { readonly feedForward: FeedForwardModel }
   | { readonly mlp: MlpModel }
+  | { readonly llama: LlamaModel }
+  | { readonly gpt2: Gpt2Model }
+  /** Folder of a Hugging Face Llama checkpoint: model and initial weights. */
+  | { readonly huggingFace: { readonly path: string } }
   | { readonly graph: ForwardGraph }
   /** Path of a model file, relative to the job file. Only the command line resolves it; a server refuses it. */
   | { readonly module: string };
@@ -58,6 +65,48 @@ export interface MlpModel {
   readonly dims: readonly number[];
   readonly activation: Activation;
   readonly bias: boolean;
+}
+
+/** Llama 3: grouped-query attention with rotary embedding, SwiGLU, RMSNorm before each, no biases. */
+export interface LlamaModel {
+  readonly dim: number;
+  readonly layers: number;
+  /** Divide `dim` into heads of an even number of features. */
+  readonly heads: number;
+  /** Divide `heads`. */
+  readonly kvHeads: number;
+  readonly hidden: number;
+  readonly vocab: number;
+  readonly ropeTheta: number;
+  readonly normEps: number;
+  /** Probability that an element of a block's output is dropped, 0 to below 1. */
+  readonly dropout: number;
+  /** Whether `output` shares the weight of `tok_embeddings`. */
+  readonly tied: boolean;
+  readonly ropeScaling?: RopeScaling;
+}
+
+/** Llama 3.1's stretching of the rotary embedding's low frequencies. */
+export interface RopeScaling {
+  readonly factor: number;
+  readonly lowFrequency: number;
+  readonly highFrequency: number;
+  /** Positions that the model was first trained on. */
+  readonly originalLength: number;
+}
+
+/** GPT-2: learned positions, LayerNorm, GELU (tanh form), biases. */
+export interface Gpt2Model {
+  readonly dim: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly vocab: number;
+  /** Positions: the longest sequence. */
+  readonly contextLength: number;
+  readonly dropout: number;
+  /** Whether `lm_head` shares the weight of `wte`. */
+  readonly tied: boolean;
+  readonly normEps: number;
 }
 
 export interface InitSource {
@@ -106,14 +155,58 @@ export interface DataSettings {
 }
 
 /** Exactly one of the keys. */
-export type DataSourceSpec =
+export type DataSourceSpec = FixedSourceSpec | { readonly stream: StreamData };
+
+/** Sources whose rows are there before the job starts. Exactly one of the keys. */
+export type FixedSourceSpec =
   | { readonly safetensors: { readonly path: string } }
-  | { readonly random: { readonly length: number; readonly seed: number } }
-  | { readonly stream: Readonly<Record<string, never>> };
+  | { readonly random: RandomData }
+  | { readonly text: TextData }
+  | { readonly tokens: TokensData };
+
+export interface RandomData {
+  /** Rows. */
+  readonly length: number;
+  readonly seed: number;
+  /** Tokens of a row, for models that take tokens. */
+  readonly seqLen?: number;
+}
+
+/** Row i is the `seqLen` tokens from i * seqLen on; its targets are the same one token later. */
+export interface TextData {
+  readonly path: string;
+  /** `bytes`, or the path of a Hugging Face tokenizer.json. */
+  readonly tokenizer: string;
+  readonly seqLen: number;
+}
+
+/** A file of little-endian token ids and nothing else. Rows as of a text. */
+export interface TokensData {
+  readonly path: string;
+  readonly dtype: "uint16" | "uint32";
+  readonly seqLen: number;
+}
+
+/** Batches that a client pushes. */
+export interface StreamData {
+  /** Tokens of a row, for models that take tokens. */
+  readonly seqLen?: number;
+}
+
+export interface EvalSpec {
+  /** Steps between evaluations; 0: off. */
+  readonly every: number;
+  /** Batches of one evaluation; 0: all of its data. */
+  readonly batches: number;
+  /** Held-out data; there whenever `every` is not 0. */
+  readonly data?: FixedSourceSpec;
+}
 
 export interface OutputSpec {
   /** File that the final weights are written to. */
   readonly safetensors?: string;
+  /** Folder that the model is exported to as a Hugging Face checkpoint. */
+  readonly huggingFace?: string;
 }
 
 /** A job as a user writes it: what is left out has its default. What types can't say is checked when it is resolved. */
@@ -134,11 +227,15 @@ export interface JobSpecInput {
   readonly clipGradNorm?: number;
   readonly reportGradNorm?: boolean;
   readonly gradientAccumulation?: number;
-  readonly recompute?: "none";
+  readonly recompute?: Recompute;
   readonly precision?: "fp32";
   readonly allowMixedBackends?: false;
   readonly data: DataInput;
-  readonly eval?: { readonly every?: 0 };
+  readonly eval?: {
+    readonly every?: number;
+    readonly batches?: number;
+    readonly data?: FixedSourceInput;
+  };
   readonly steps?: number;
   readonly output?: OutputSpec;
 }
@@ -153,14 +250,36 @@ export type ModelInput =
         readonly bias?: boolean;
       };
     }
+  | { readonly llama: LlamaInput }
+  | { readonly gpt2: Partial<Gpt2Model> }
+  | { readonly huggingFace: { readonly path: string } }
   | { readonly graph: ForwardGraph }
   | { readonly module: string };
+
+export type LlamaInput = Partial<Omit<LlamaModel, "ropeScaling">> & {
+  readonly ropeScaling?: Partial<RopeScaling>;
+};
 
 export type DataInput = {
   readonly batchSize?: number;
   readonly shuffle?: boolean;
-} & (
+} & (FixedSourceInput | { readonly stream: StreamData });
+
+/** Exactly one of the keys. */
+export type FixedSourceInput =
   | { readonly safetensors: { readonly path: string } }
-  | { readonly random: { readonly length?: number; readonly seed?: number } }
-  | { readonly stream: Readonly<Record<string, never>> }
-);
+  | { readonly random: Partial<RandomData> }
+  | {
+      readonly text: {
+        readonly path: string;
+        readonly tokenizer?: string;
+        readonly seqLen: number;
+      };
+    }
+  | {
+      readonly tokens: {
+        readonly path: string;
+        readonly dtype?: "uint16" | "uint32";
+        readonly seqLen: number;
+      };
+    };

@@ -18,5 +18,11 @@ export const MAX_PLAN_ENTRIES = 16384;
  * served meanwhile; programs of larger models are too long for a worker anyway.
  */
 export const MAX_LAYERS = 1024;
+/** Blocks of a transformer: what Llama 3 405B has, and just within the parameters that a model may have. */
+export const MAX_BLOCKS = 126;
+/** Tokens of one row. */
+export const MAX_SEQUENCE = 2 ** 20;
+/** Elements of one activation over the whole batch. */
+export const MAX_ACTIVATION = 2 ** 44;
 export const MAX_PARAMETERS = 2048;
 export const MAX_NODES = 8192;

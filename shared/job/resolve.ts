@@ -1,9 +1,13 @@
 import { type Fault, InvalidArgumentError } from "../errors.ts";
+import { checkData } from "./check-data.ts";
+import { checkModel } from "./check-model.ts";
 import { FaultList } from "./faults.ts";
 import type { JobSpec } from "./job-spec.ts";
-import { MAX_ELEMENTS, MAX_RANKS } from "./limits.ts";
-import { DEFAULT_FEATURES, jobSchema } from "./schema.ts";
+import { MAX_RANKS } from "./limits.ts";
+import { jobSchema } from "./schema.ts";
 import { isMap, ownValue } from "./schema-types.ts";
+import { takesTokens } from "./sequences.ts";
+import { withoutConflicts } from "./stand-ins.ts";
 
 export interface ResolveOptions {
   /** Whether `model.module` may stand in the spec: only the command line, which traces the file itself, allows it. */
@@ -35,10 +39,14 @@ export function resolveJobSpec(
 ): ResolveResult {
   const faults = new FaultList();
   const spec = jobSchema.check(value, [], faults);
-  const partial = spec !== undefined && faults.count === 0 ? spec : checkRepaired(value);
-  if (partial !== undefined) checkAcrossKeys(partial, faults, options);
+  const repaired =
+    spec !== undefined && faults.count === 0
+      ? { spec, isSourceStandIn: false }
+      : checkRepaired(value);
+  if (repaired !== undefined) checkAcrossKeys(repaired, faults, options);
   if (spec !== undefined && faults.count === 0) return { ok: true, spec };
-  const harmless = partial && withoutConflicts(partial, faults.broken);
+  const harmless =
+    repaired && withoutConflicts(repaired.spec, repaired.isSourceStandIn, faults.broken);
   return { ok: false, faults: faults.toArray(), partial: harmless, broken: faults.broken };
 }
 
@@ -52,10 +60,16 @@ export function requireJobSpec(
   return result.spec;
 }
 
-const SOURCES = ["safetensors", "random", "stream"];
+const SOURCES = ["safetensors", "random", "text", "tokens", "stream"];
+
+interface Repaired {
+  readonly spec: JobSpec;
+  /** Whether its data source is none of the user's. */
+  readonly isSourceStandIn: boolean;
+}
 
 /** The spec once more, with a stand-in for the data's source where it can't be used; its faults are known already. */
-function checkRepaired(value: unknown): JobSpec | undefined {
+function checkRepaired(value: unknown): Repaired | undefined {
   if (!isMap(value)) return undefined;
   const repaired: Record<string, unknown> = {};
   for (const key of Object.keys(value)) if (key !== "__proto__") repaired[key] = value[key];
@@ -65,15 +79,20 @@ function checkRepaired(value: unknown): JobSpec | undefined {
     if (isMap(data) && ownValue(data, key) !== undefined) settings[key] = data[key];
   }
   const attempt = jobSchema.check({ ...repaired, data: settings }, [], new FaultList());
-  if (attempt !== undefined) return attempt;
+  if (attempt !== undefined) return { spec: attempt, isSourceStandIn: false };
   for (const source of SOURCES) delete settings[source];
   settings["stream"] = {};
   repaired["data"] = settings;
-  return jobSchema.check(repaired, [], new FaultList());
+  const standIn = jobSchema.check(repaired, [], new FaultList());
+  return standIn && { spec: standIn, isSourceStandIn: true };
 }
 
 /** Faults that span keys. Keys that are faulty themselves are left out of it: they hold stand-ins. */
-function checkAcrossKeys(spec: JobSpec, faults: FaultList, options: ResolveOptions): void {
+function checkAcrossKeys(
+  { spec, isSourceStandIn }: Repaired,
+  faults: FaultList,
+  options: ResolveOptions,
+): void {
   const broken = new Set(faults.broken);
   const { batchSize } = spec.data;
   const microbatches = spec.gradientAccumulation;
@@ -94,78 +113,43 @@ function checkAcrossKeys(spec: JobSpec, faults: FaultList, options: ResolveOptio
     const ranks = `${dataParallel} x ${tensorParallel} is ${dataParallel * tensorParallel} ranks`;
     faults.add(["mesh"], `${ranks}; at most ${MAX_RANKS}`);
   }
-  checkModel(spec, faults, options);
-}
-
-function checkModel(spec: JobSpec, faults: FaultList, options: ResolveOptions): void {
-  const { model } = spec;
-  if ("module" in model && options.modules === "refuse") {
+  if ("module" in spec.model && options.modules === "refuse") {
     const message =
       "a server runs no code of its clients; submit with the rankmesh command, which traces the file, or send model.graph";
     faults.add(["model", "module"], message);
   }
-  if ("feedForward" in model)
-    checkWeight(model.feedForward.dim, model.feedForward.hidden, ["model", "feedForward"], faults);
-  if ("mlp" in model) {
-    const { dims } = model.mlp;
-    for (let i = 1; i < dims.length; i++) {
-      checkWeight(dims[i - 1] ?? 1, dims[i] ?? 1, ["model", "mlp", "dims", i], faults);
-    }
-  }
-  if ("graph" in model && spec.loss === "mse") {
-    const target = model.graph.inputs.findIndex((input) => input.name === "y");
-    if (target >= 0) {
-      const message = `"y" is the name of the target that loss mse adds; give the input another name`;
-      faults.add(["model", "graph", "inputs", target, "name"], message);
-    }
-  }
+  checkModel(spec, broken, faults);
+  checkSequenceParallel(spec, broken, faults);
+  checkData(spec, isSourceStandIn, broken, faults);
+  checkHuggingFace(spec, faults);
 }
 
-function checkWeight(
-  inFeatures: number,
-  outFeatures: number,
-  path: readonly (string | number)[],
+/** What is asked for must happen, and only default plans of models over sequences have it. */
+function checkSequenceParallel(
+  spec: JobSpec,
+  broken: ReadonlySet<string>,
   faults: FaultList,
 ): void {
-  if (inFeatures * outFeatures <= MAX_ELEMENTS) return;
-  faults.add(
-    path,
-    `${inFeatures} x ${outFeatures} weights are more than the ${MAX_ELEMENTS} that one parameter may have`,
-  );
+  if (spec.sequenceParallel !== true || broken.has("sequenceParallel")) return;
+  if (!takesTokens(spec.model)) {
+    const message =
+      "true is for the default plans of llama, gpt2 and huggingFace; this model has none with it, leave it out";
+    faults.add(["sequenceParallel"], message);
+  } else if (Object.keys(spec.plan).length > 0) {
+    const message =
+      "true is for the default plan, but the job has a plan of its own: give its norm layers the style sequence, and leave this out";
+    faults.add(["sequenceParallel"], message);
+  }
 }
 
-/** `partial` with sizes that can't contradict each other, for whichever of them the user has to change. */
-function withoutConflicts(partial: JobSpec, broken: ReadonlySet<string>): JobSpec {
-  const isMeshBroken = broken.has("mesh");
-  const mesh = isMeshBroken ? standInMesh(partial) : partial.mesh;
-  const gradientAccumulation = broken.has("gradientAccumulation")
-    ? 1
-    : partial.gradientAccumulation;
-  const dataParallel = mesh.dataParallel === "auto" ? 1 : mesh.dataParallel;
-  const batchSize = broken.has("data.batchSize")
-    ? dataParallel * gradientAccumulation
-    : partial.data.batchSize;
-  const model = broken.has("model.feedForward") ? standInModel(partial, mesh) : partial.model;
-  return { ...partial, model, mesh, gradientAccumulation, data: { ...partial.data, batchSize } };
-}
-
-/** Sizes that a fault put at their default become ones that divide. */
-function standInModel(partial: JobSpec, mesh: JobSpec["mesh"]): JobSpec["model"] {
-  const { model } = partial;
-  if (!("feedForward" in model)) return model;
-  const divisible = 8 * (mesh.tensorParallel === "auto" ? 1 : mesh.tensorParallel);
-  const { dim, hidden } = model.feedForward;
-  return {
-    feedForward: {
-      dim: dim === DEFAULT_FEATURES ? divisible : dim,
-      hidden: hidden === DEFAULT_FEATURES ? divisible : hidden,
-    },
-  };
-}
-
-function standInMesh(partial: JobSpec): JobSpec["mesh"] {
-  const { dataParallel, tensorParallel } = partial.mesh;
-  const ranks =
-    (dataParallel === "auto" ? 1 : dataParallel) * (tensorParallel === "auto" ? 1 : tensorParallel);
-  return ranks > MAX_RANKS ? { dataParallel: 1, tensorParallel: 1 } : partial.mesh;
+function checkHuggingFace({ model, init, output }: JobSpec, faults: FaultList): void {
+  if ("huggingFace" in model && init.safetensors !== undefined) {
+    const message = "model.huggingFace brings its own weights; leave it out";
+    faults.add(["init", "safetensors"], message);
+  }
+  const isLlama = "llama" in model || "huggingFace" in model;
+  if (output.huggingFace !== undefined && !isLlama) {
+    const message = "only llama and huggingFace models can be exported; use output.safetensors";
+    faults.add(["output", "huggingFace"], message);
+  }
 }

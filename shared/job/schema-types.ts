@@ -73,6 +73,17 @@ export function refined<A, B>(
   };
 }
 
+/** A schema whose value, over stand-ins too, gets defaults that depend on other keys. What is filled in passes the same schema. */
+export function withFallback<A, B extends A>(schema: Schema<A>, fill: (value: A) => B): Schema<B> {
+  return {
+    ...schema,
+    check(value, path, faults) {
+      const checked = schema.check(value, path, faults);
+      return checked === undefined ? undefined : fill(checked);
+    },
+  };
+}
+
 /** Reports `value` as something else than what `expects` says. */
 export function mismatch(
   value: unknown,

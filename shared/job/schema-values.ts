@@ -115,19 +115,6 @@ export function onlyFalse(instead: string): Schema<false> {
   });
 }
 
-/** A count of the design that this version only knows as 0. */
-export function onlyZero(instead: string): Schema<0> {
-  const expects = "an integer at least 0";
-  return plain<0>(expects, (value, path, faults) => {
-    if (value === 0) return 0;
-    if (typeof value === "number" && Number.isInteger(value) && value > 0) {
-      faults.add(path, `${value} ${notAvailable(instead)}`);
-      return undefined;
-    }
-    return mismatch(value, expects, path, faults);
-  });
-}
-
 /** `auto` or a number of ranks from 1 to `max`. A google.protobuf.Value on the wire. */
 export function axisSize(max: number): Schema<AxisSize> {
   const expects = `auto or an integer from 1 to ${max}`;
@@ -141,17 +128,14 @@ export function axisSize(max: number): Schema<AxisSize> {
   );
 }
 
-/** `auto` or false; true is later work. A google.protobuf.Value on the wire, where words for booleans pass too. */
-export function autoOrFalse(instead: string): Schema<"auto" | false> {
+/** `auto`, true or false. A google.protobuf.Value on the wire, where words for booleans pass too. */
+export function autoOrBoolean(): Schema<"auto" | boolean> {
   const expects = "one of auto, true, false";
   return asProtoValue(
-    plain<"auto" | false>(expects, (value, path, faults) => {
+    plain<"auto" | boolean>(expects, (value, path, faults) => {
       if (value === "auto") return value;
       if (value === false || value === "false") return false;
-      if (value === true || value === "true") {
-        faults.add(path, `true ${notAvailable(instead)}`);
-        return undefined;
-      }
+      if (value === true || value === "true") return true;
       return mismatch(value, expects, path, faults);
     }),
   );

@@ -1,20 +1,31 @@
+import type { LossKind } from "../graph/graph.ts";
 import { graphSchema } from "./graph-schema.ts";
 import type {
   AdamwSpec,
   DataSettings,
   DataSourceSpec,
+  EvalSpec,
   FeedForwardModel,
+  FixedSourceSpec,
+  Gpt2Model,
   InitSource,
   JobSpec,
+  LlamaModel,
   MeshSpec,
   MlpModel,
   ModelSpec,
   OptimizerChoice,
   OutputSpec,
+  RandomData,
+  RopeScaling,
   ScheduleChoice,
   SgdSpec,
+  StreamData,
+  TextData,
+  TokensData,
 } from "./job-spec.ts";
 import {
+  MAX_BLOCKS,
   MAX_DIM,
   MAX_LAYER_NAME_BYTES,
   MAX_LAYERS,
@@ -22,6 +33,7 @@ import {
   MAX_PATH_BYTES,
   MAX_PLAN_ENTRIES,
   MAX_RANKS,
+  MAX_SEQUENCE,
 } from "./limits.ts";
 import {
   dictionary,
@@ -34,48 +46,98 @@ import {
   required,
   type Schema,
   withDefault,
+  withFallback,
 } from "./schema-types.ts";
 import {
-  autoOrFalse,
+  autoOrBoolean,
   axisSize,
   boolean,
   choice,
   finiteNumber,
   integer,
   onlyFalse,
-  onlyZero,
   text,
 } from "./schema-values.ts";
+import { takesTokens } from "./sequences.ts";
 
 /** Of a feedForward, in and hidden. */
 export const DEFAULT_FEATURES = 8192;
 
-const MODELS = "use feedForward, mlp, module or graph";
-const SOURCES = "use safetensors, random or stream";
-const NO_SEQUENCES = "no model that takes token sequences is; leave it out";
+/** Of a llama where the job gives no number: fewer where it has fewer heads. */
+const DEFAULT_KV_HEADS = 4;
+
+/** What a file or message says of a llama; `kvHeads` left out depends on `heads`. */
+type RawLlama = Omit<LlamaModel, "kvHeads"> & { readonly kvHeads?: number };
+
+/** What a file or message says of a job; `loss` left out depends on the model. */
+type RawJobSpec = Omit<JobSpec, "loss"> & { readonly loss?: LossKind };
 
 const size = integer({ min: 1, max: MAX_DIM });
 const path = text(MAX_PATH_BYTES);
 const learningRate = finiteNumber({ above: 0 });
 const seed = integer({ min: 0 });
 const nothing = object<Record<string, never>>({});
+const sequenceLength = integer({ min: 1, max: MAX_SEQUENCE });
+const blocks = integer({ min: 1, max: MAX_BLOCKS });
+const positive = finiteNumber({ above: 0 });
+const dropout = finiteNumber({ min: 0, below: 1 });
 
-const model = oneOf<ModelSpec>(
-  {
-    feedForward: object<FeedForwardModel>({
-      dim: withDefault(size, DEFAULT_FEATURES),
-      hidden: withDefault(size, DEFAULT_FEATURES),
-    }),
-    mlp: object<MlpModel>({
-      dims: required(list(size, { min: 2, max: MAX_LAYERS + 1, what: "positive integers" })),
-      activation: withDefault(choice(["silu", "relu", "gelu", "tanh", "sigmoid"]), "relu"),
-      bias: withDefault(boolean(), true),
-    }),
-    graph: graphSchema,
-    module: path,
-  },
-  { llama: MODELS, gpt2: MODELS, huggingFace: MODELS },
+/** All but the factor as Llama 3.1 has it. */
+const ropeScaling = object<RopeScaling>({
+  factor: withDefault(finiteNumber({ min: 1 }), 8),
+  lowFrequency: withDefault(positive, 1),
+  highFrequency: withDefault(positive, 4),
+  originalLength: withDefault(size, 8192),
+});
+
+const llama: Schema<LlamaModel> = withFallback(
+  object<RawLlama>({
+    dim: withDefault(size, 64),
+    layers: withDefault(blocks, 2),
+    heads: withDefault(size, 8),
+    kvHeads: optional(size),
+    hidden: withDefault(size, 160),
+    vocab: withDefault(size, 96),
+    ropeTheta: withDefault(positive, 500000),
+    normEps: withDefault(positive, 1e-5),
+    dropout: withDefault(dropout, 0),
+    tied: withDefault(boolean(), false),
+    ropeScaling: optional(ropeScaling),
+  }),
+  ({ kvHeads, ...rest }) => ({
+    ...rest,
+    kvHeads: kvHeads ?? Math.min(DEFAULT_KV_HEADS, rest.heads),
+  }),
 );
+
+/** Sizes left out are those of the smallest GPT-2. */
+const gpt2 = object<Gpt2Model>({
+  dim: withDefault(size, 768),
+  layers: withDefault(blocks, 12),
+  heads: withDefault(size, 12),
+  vocab: withDefault(size, 50257),
+  contextLength: withDefault(sequenceLength, 1024),
+  dropout: withDefault(dropout, 0),
+  tied: withDefault(boolean(), true),
+  normEps: withDefault(positive, 1e-5),
+});
+
+const model = oneOf<ModelSpec>({
+  feedForward: object<FeedForwardModel>({
+    dim: withDefault(size, DEFAULT_FEATURES),
+    hidden: withDefault(size, DEFAULT_FEATURES),
+  }),
+  mlp: object<MlpModel>({
+    dims: required(list(size, { min: 2, max: MAX_LAYERS + 1, what: "positive integers" })),
+    activation: withDefault(choice(["silu", "relu", "gelu", "tanh", "sigmoid"]), "relu"),
+    bias: withDefault(boolean(), true),
+  }),
+  llama,
+  gpt2,
+  huggingFace: object<{ readonly path: string }>({ path: required(path) }),
+  graph: graphSchema,
+  module: path,
+});
 
 const beta = finiteNumber({ min: 0, below: 1 });
 const betas: Schema<readonly [number, number]> = refined(
@@ -108,24 +170,45 @@ const schedule = oneOf<ScheduleChoice>({
   }),
 });
 
+const fixedSources = {
+  safetensors: object<{ readonly path: string }>({ path: required(path) }),
+  random: object<RandomData>({
+    length: withDefault(integer({ min: 1, max: 2 ** 40 }), 64),
+    seed: withDefault(seed, 0),
+    seqLen: optional(sequenceLength),
+  }),
+  text: object<TextData>({
+    path: required(path),
+    tokenizer: withDefault(path, "bytes"),
+    seqLen: required(sequenceLength),
+  }),
+  tokens: object<TokensData>({
+    path: required(path),
+    dtype: withDefault(choice(["uint16", "uint32"]), "uint16"),
+    seqLen: required(sequenceLength),
+  }),
+};
+
 const data = objectWithChoice<DataSettings, DataSourceSpec>(
   {
     batchSize: withDefault(size, 4),
     shuffle: withDefault(boolean(), false),
   },
-  {
-    safetensors: object<{ readonly path: string }>({ path: required(path) }),
-    random: object<{ readonly length: number; readonly seed: number }>(
-      { length: withDefault(integer({ min: 1, max: 2 ** 40 }), 64), seed: withDefault(seed, 0) },
-      { seqLen: NO_SEQUENCES },
-    ),
-    stream: object<Record<string, never>>({}, { seqLen: NO_SEQUENCES }),
-  },
-  { text: SOURCES, tokens: SOURCES },
+  { ...fixedSources, stream: object<StreamData>({ seqLen: optional(sequenceLength) }) },
 );
 
+const evaluation = object<EvalSpec>({
+  every: withDefault(integer({ min: 0 }), 0),
+  batches: withDefault(integer({ min: 0 }), 0),
+  data: optional(
+    oneOf<FixedSourceSpec>(fixedSources, {
+      stream: "use text, tokens, safetensors or random for held-out data",
+    }),
+  ),
+});
+
 /** The job spec, one entry a key: what a value must be, and what stands for a key left out. */
-export const jobSchema: Schema<JobSpec> = object<JobSpec>({
+const job = object<RawJobSpec>({
   name: withDefault(text(MAX_NAME_BYTES), "job"),
   model: required(model),
   init: withDefault(
@@ -148,29 +231,27 @@ export const jobSchema: Schema<JobSpec> = object<JobSpec>({
     }),
     {},
   ),
-  sequenceParallel: withDefault(autoOrFalse("use auto or false"), "auto"),
-  loss: withDefault(
-    choice(["sum", "mean", "mse"], { cross_entropy: "use sum, mean or mse" }),
-    "sum",
-  ),
+  sequenceParallel: withDefault(autoOrBoolean(), "auto"),
+  loss: optional(choice(["sum", "mean", "mse", "cross_entropy"])),
   optimizer: withDefault(optimizer, { adamw: ADAMW }),
   schedule: withDefault(schedule, { constant: {} }),
   clipGradNorm: withDefault(finiteNumber({ min: 0 }), 0),
   reportGradNorm: withDefault(boolean(), false),
   gradientAccumulation: withDefault(size, 1),
-  recompute: withDefault(choice(["none"], { block: "use none", auto: "use none" }), "none"),
+  recompute: withDefault(choice(["none", "block", "auto"]), "none"),
   precision: withDefault(choice(["fp32"], { bf16: "use fp32" }), "fp32"),
   allowMixedBackends: withDefault(onlyFalse("ranks of a job run on one kind of backend"), false),
   data: required(data),
-  eval: withDefault(
-    object<{ readonly every: 0 }>(
-      { every: withDefault(onlyZero("use 0 for no evaluation"), 0) },
-      {
-        data: "evaluation is not",
-      },
-    ),
-    { every: 0 },
-  ),
+  eval: withDefault(evaluation, { every: 0, batches: 0 }),
   steps: withDefault(integer({ min: 0 }), 8),
-  output: withDefault(object<OutputSpec>({ safetensors: optional(path) }), {}),
+  output: withDefault(
+    object<OutputSpec>({ safetensors: optional(path), huggingFace: optional(path) }),
+    {},
+  ),
 });
+
+/** The whole spec. */
+export const jobSchema: Schema<JobSpec> = withFallback(job, (spec) => ({
+  ...spec,
+  loss: spec.loss ?? (takesTokens(spec.model) ? "cross_entropy" : "sum"),
+}));

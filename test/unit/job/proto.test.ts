@@ -27,7 +27,7 @@ const GRAPH = {
   defaultPlan: { first: "colwise" },
 } as const;
 
-const model = fc.oneof(
+const featureModel = fc.oneof(
   fc.record({
     feedForward: fc.record({ dim: fc.integer({ min: 1, max: 9999 }), hidden: fc.constant(80) }),
   }),
@@ -40,23 +40,109 @@ const model = fc.oneof(
   }),
   fc.constant({ graph: GRAPH }),
 );
+const probability = fc.constantFrom(0, 0.1, 0.5);
+const tokenModel = fc.oneof(
+  fc.record({
+    llama: fc.record(
+      {
+        dim: fc.constantFrom(64, 128),
+        layers: fc.integer({ min: 1, max: 126 }),
+        heads: fc.constantFrom(8, 16),
+        kvHeads: fc.constantFrom(1, 2, 4, 8),
+        hidden: fc.integer({ min: 1, max: 999 }),
+        vocab: fc.integer({ min: 1, max: 999 }),
+        ropeTheta: fc.constantFrom(10000, 500000),
+        normEps: fc.constantFrom(1e-5, 1e-6),
+        dropout: probability,
+        tied: fc.boolean(),
+        ropeScaling: fc.record({
+          factor: fc.constantFrom(1, 8, 32),
+          lowFrequency: fc.constant(1),
+          highFrequency: fc.constant(4),
+          originalLength: fc.constant(8192),
+        }),
+      },
+      {
+        requiredKeys: [
+          ...(["dim", "layers", "heads", "kvHeads", "hidden", "vocab"] as const),
+          ...(["ropeTheta", "normEps", "dropout", "tied"] as const),
+        ],
+      },
+    ),
+  }),
+  fc.record({
+    gpt2: fc.record({
+      dim: fc.constantFrom(12, 768),
+      layers: fc.integer({ min: 1, max: 126 }),
+      heads: fc.constantFrom(3, 6),
+      vocab: fc.integer({ min: 1, max: 50257 }),
+      contextLength: fc.constantFrom(16, 1024),
+      dropout: probability,
+      tied: fc.boolean(),
+      normEps: fc.constant(1e-5),
+    }),
+  }),
+  fc.constant({ huggingFace: { path: "llama" } }),
+);
 const finite = (min: number, max: number) => fc.double({ min, max, noNaN: true }).map((v) => v + 0);
 const axis = fc.oneof(fc.constant("auto"), fc.integer({ min: 1, max: 8 }));
-const anySpec = fc.record({
+const settings = { batchSize: fc.constantFrom(4, 8, 1024), shuffle: fc.boolean() };
+const fileSource = fc.constant({ safetensors: { path: "d.safetensors" } });
+const featureSource = fc.oneof(
+  fileSource,
+  fc.record({ random: fc.record({ length: fc.integer({ min: 1 }), seed: fc.nat() }) }),
+);
+const seqLen = fc.constant(16);
+const tokenSource = fc.oneof(
+  fileSource,
+  fc.record({ random: fc.record({ length: fc.nat().map((n) => n + 1), seed: fc.nat(), seqLen }) }),
+  fc.record({
+    text: fc.record({
+      path: fc.constant("t.txt"),
+      tokenizer: fc.constantFrom("bytes", "t.json"),
+      seqLen,
+    }),
+  }),
+  fc.record({
+    tokens: fc.record({
+      path: fc.constant("t.bin"),
+      dtype: fc.constantFrom("uint16", "uint32"),
+      seqLen,
+    }),
+  }),
+);
+/** Model and data that fit together, and an evaluation or none. */
+function withData<M>(
+  model: fc.Arbitrary<M>,
+  source: fc.Arbitrary<object>,
+  stream: object,
+  losses: readonly string[],
+  sequenceParallel: readonly unknown[],
+) {
+  return fc
+    .record({
+      model,
+      settings: fc.record(settings),
+      source: fc.oneof(source, fc.constant({ stream })),
+      evaluation: fc.oneof(
+        fc.constant({ every: 0, batches: 0 }),
+        fc.record({ every: fc.nat(), batches: fc.nat(), data: source }),
+      ),
+      loss: fc.constantFrom(...losses),
+      sequenceParallel: fc.constantFrom(...sequenceParallel),
+    })
+    .map(({ source, settings, evaluation, ...rest }) => ({
+      ...rest,
+      data: { ...settings, ...source },
+      eval: evaluation,
+    }));
+}
+
+const common = fc.record({
   name: fc.string({ minLength: 1, maxLength: 60, unit: "grapheme-ascii" }),
-  model,
-  init: fc.record(
-    { seed: fc.nat(), safetensors: fc.constant("init.safetensors") },
-    { requiredKeys: ["seed"] },
-  ),
+  init: fc.record({ seed: fc.nat() }),
   mesh: fc.record({ dataParallel: axis, tensorParallel: axis }),
   dataParallelSharding: fc.constantFrom("none", "optimizer", "full"),
-  plan: fc.dictionary(
-    fc.constantFrom("w1", "layers.*.w2", "constructor"),
-    fc.constantFrom("colwise", "rowwise(input=replicate)"),
-  ),
-  sequenceParallel: fc.constantFrom("auto", false),
-  loss: fc.constantFrom("sum", "mean", "mse"),
   optimizer: fc.oneof(
     fc.record({
       adamw: fc.record({
@@ -76,26 +162,48 @@ const anySpec = fc.record({
   clipGradNorm: finite(0, 9),
   reportGradNorm: fc.boolean(),
   gradientAccumulation: fc.constantFrom(1, 2, 4),
-  recompute: fc.constant("none"),
+  recompute: fc.constantFrom("none", "block", "auto"),
   precision: fc.constant("fp32"),
   allowMixedBackends: fc.constant(false),
-  data: fc.oneof(
-    fc.record({
-      batchSize: fc.constantFrom(4, 8, 1024),
-      shuffle: fc.boolean(),
-      safetensors: fc.constant({ path: "d.safetensors" }),
-    }),
-    fc.record({
-      batchSize: fc.constant(12),
-      shuffle: fc.boolean(),
-      random: fc.record({ length: fc.integer({ min: 1 }), seed: fc.nat() }),
-    }),
-    fc.constant({ batchSize: 4, shuffle: false, stream: {} }),
-  ),
-  eval: fc.constant({ every: 0 }),
   steps: fc.oneof(fc.nat(), fc.constant(Number.MAX_SAFE_INTEGER)),
-  output: fc.constantFrom({}, { safetensors: "final.safetensors" }),
 });
+const anyPlan = fc.dictionary(
+  fc.constantFrom("w1", "layers.*.w2", "constructor"),
+  fc.constantFrom("colwise", "rowwise(input=replicate)"),
+);
+const anySpec = fc.oneof(
+  fc
+    .tuple(
+      common,
+      withData(featureModel, featureSource, {}, ["sum", "mse", "cross_entropy"], ["auto", false]),
+      fc.constantFrom({}, { safetensors: "init.safetensors" }),
+      anyPlan,
+    )
+    .map(([one, other, files, plan]) => ({
+      ...one,
+      ...other,
+      init: { ...one.init, ...files },
+      output: files,
+      plan,
+    })),
+  fc
+    .tuple(
+      common,
+      withData(
+        tokenModel,
+        tokenSource,
+        { seqLen: 16 },
+        ["cross_entropy", "mean"],
+        ["auto", true, false],
+      ),
+    )
+    .map(([one, other]) => ({
+      ...one,
+      ...other,
+      output: "gpt2" in other.model ? {} : { huggingFace: "trained" },
+      plan: {},
+    })),
+);
 
 describe("job spec messages", () => {
   it("carry every field of a resolved spec through encode and decode", () => {

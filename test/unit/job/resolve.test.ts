@@ -24,7 +24,7 @@ const ALL_DEFAULTS: JobSpec = {
   precision: "fp32",
   allowMixedBackends: false,
   data: { batchSize: 4, shuffle: false, random: { length: 64, seed: 0 } },
-  eval: { every: 0 },
+  eval: { every: 0, batches: 0 },
   steps: 8,
   output: {},
 };
@@ -184,7 +184,7 @@ describe("resolving a job spec", () => {
     [
       "an unknown loss",
       { loss: "msee" },
-      'loss: "msee" is unknown; must be one of sum, mean, mse; did you mean "mse"?',
+      'loss: "msee" is unknown; must be one of sum, mean, mse, cross_entropy; did you mean "mse"?',
     ],
     [
       "a style that is no string",
@@ -241,20 +241,8 @@ describe("resolving a job spec", () => {
   }
 
   const later: readonly [string, Record<string, unknown>][] = [
-    ["model.llama", { model: { llama: { dim: 64 } } }],
-    ["model.gpt2", { model: { gpt2: {} } }],
-    ["model.huggingFace", { model: { huggingFace: { path: "x" } } }],
-    ["loss", { loss: "cross_entropy" }],
-    ["recompute", { recompute: "block" }],
-    ["recompute", { recompute: "auto" }],
     ["precision", { precision: "bf16" }],
-    ["sequenceParallel", { sequenceParallel: true }],
-    ["sequenceParallel", { sequenceParallel: "true" }],
-    ["eval.every", { eval: { every: 2 } }],
-    ["data.text", { data: { text: { path: "x" } } }],
-    ["data.tokens", { data: { tokens: {} } }],
-    ["data.random.seqLen", { data: { random: { seqLen: 4 } } }],
-    ["data.stream.seqLen", { data: { stream: { seqLen: 4 } } }],
+    ["eval.data.stream", { eval: { every: 2, data: { stream: {} } } }],
     ["allowMixedBackends", { allowMixedBackends: true }],
   ];
   for (const [path, extra] of later) {

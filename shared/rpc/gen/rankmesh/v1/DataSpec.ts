@@ -4,6 +4,8 @@
 import type { SafetensorsData as _rankmesh_v1_SafetensorsData, SafetensorsData__Output as _rankmesh_v1_SafetensorsData__Output } from '../../rankmesh/v1/SafetensorsData.ts';
 import type { RandomData as _rankmesh_v1_RandomData, RandomData__Output as _rankmesh_v1_RandomData__Output } from '../../rankmesh/v1/RandomData.ts';
 import type { StreamData as _rankmesh_v1_StreamData, StreamData__Output as _rankmesh_v1_StreamData__Output } from '../../rankmesh/v1/StreamData.ts';
+import type { TextData as _rankmesh_v1_TextData, TextData__Output as _rankmesh_v1_TextData__Output } from '../../rankmesh/v1/TextData.ts';
+import type { TokensData as _rankmesh_v1_TokensData, TokensData__Output as _rankmesh_v1_TokensData__Output } from '../../rankmesh/v1/TokensData.ts';
 import type { Long } from '@grpc/proto-loader';
 
 export interface DataSpec {
@@ -18,9 +20,11 @@ export interface DataSpec {
   'safetensors'?: (_rankmesh_v1_SafetensorsData | null) | undefined;
   'random'?: (_rankmesh_v1_RandomData | null) | undefined;
   'stream'?: (_rankmesh_v1_StreamData | null) | undefined;
+  'text'?: (_rankmesh_v1_TextData | null) | undefined;
+  'tokens'?: (_rankmesh_v1_TokensData | null) | undefined;
   '_batchSize'?: "batchSize" | undefined;
   '_shuffle'?: "shuffle" | undefined;
-  'source'?: "safetensors"|"random"|"stream" | undefined;
+  'source'?: "safetensors"|"random"|"stream"|"text"|"tokens" | undefined;
 }
 
 export interface DataSpec__Output {
@@ -35,7 +39,9 @@ export interface DataSpec__Output {
   'safetensors'?: (_rankmesh_v1_SafetensorsData__Output | null);
   'random'?: (_rankmesh_v1_RandomData__Output | null);
   'stream'?: (_rankmesh_v1_StreamData__Output | null);
+  'text'?: (_rankmesh_v1_TextData__Output | null);
+  'tokens'?: (_rankmesh_v1_TokensData__Output | null);
   '_batchSize'?: "batchSize";
   '_shuffle'?: "shuffle";
-  'source'?: "safetensors"|"random"|"stream";
+  'source'?: "safetensors"|"random"|"stream"|"text"|"tokens";
 }

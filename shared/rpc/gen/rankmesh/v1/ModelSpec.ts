@@ -4,6 +4,9 @@
 import type { FeedForwardModel as _rankmesh_v1_FeedForwardModel, FeedForwardModel__Output as _rankmesh_v1_FeedForwardModel__Output } from '../../rankmesh/v1/FeedForwardModel.ts';
 import type { MlpModel as _rankmesh_v1_MlpModel, MlpModel__Output as _rankmesh_v1_MlpModel__Output } from '../../rankmesh/v1/MlpModel.ts';
 import type { GraphModel as _rankmesh_v1_GraphModel, GraphModel__Output as _rankmesh_v1_GraphModel__Output } from '../../rankmesh/v1/GraphModel.ts';
+import type { LlamaModel as _rankmesh_v1_LlamaModel, LlamaModel__Output as _rankmesh_v1_LlamaModel__Output } from '../../rankmesh/v1/LlamaModel.ts';
+import type { Gpt2Model as _rankmesh_v1_Gpt2Model, Gpt2Model__Output as _rankmesh_v1_Gpt2Model__Output } from '../../rankmesh/v1/Gpt2Model.ts';
+import type { HuggingFaceModel as _rankmesh_v1_HuggingFaceModel, HuggingFaceModel__Output as _rankmesh_v1_HuggingFaceModel__Output } from '../../rankmesh/v1/HuggingFaceModel.ts';
 
 export interface ModelSpec {
   'feedForward'?: (_rankmesh_v1_FeedForwardModel | null) | undefined;
@@ -13,7 +16,10 @@ export interface ModelSpec {
    * Path of a model file (.mjs). The command line traces it and sends its graph; a server refuses it.
    */
   'module'?: (string) | undefined;
-  'model'?: "feedForward"|"mlp"|"graph"|"module" | undefined;
+  'llama'?: (_rankmesh_v1_LlamaModel | null) | undefined;
+  'gpt2'?: (_rankmesh_v1_Gpt2Model | null) | undefined;
+  'huggingFace'?: (_rankmesh_v1_HuggingFaceModel | null) | undefined;
+  'model'?: "feedForward"|"mlp"|"graph"|"module"|"llama"|"gpt2"|"huggingFace" | undefined;
 }
 
 export interface ModelSpec__Output {
@@ -24,5 +30,8 @@ export interface ModelSpec__Output {
    * Path of a model file (.mjs). The command line traces it and sends its graph; a server refuses it.
    */
   'module'?: (string);
-  'model'?: "feedForward"|"mlp"|"graph"|"module";
+  'llama'?: (_rankmesh_v1_LlamaModel__Output | null);
+  'gpt2'?: (_rankmesh_v1_Gpt2Model__Output | null);
+  'huggingFace'?: (_rankmesh_v1_HuggingFaceModel__Output | null);
+  'model'?: "feedForward"|"mlp"|"graph"|"module"|"llama"|"gpt2"|"huggingFace";
 }

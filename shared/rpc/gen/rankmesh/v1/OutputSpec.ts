@@ -7,7 +7,12 @@ export interface OutputSpec {
    * Path of the safetensors file to write the final weights to.
    */
   'safetensors'?: (string) | undefined;
+  /**
+   * Folder to export the model to as a Hugging Face checkpoint.
+   */
+  'huggingFace'?: (string) | undefined;
   '_safetensors'?: "safetensors" | undefined;
+  '_huggingFace'?: "huggingFace" | undefined;
 }
 
 export interface OutputSpec__Output {
@@ -15,5 +20,10 @@ export interface OutputSpec__Output {
    * Path of the safetensors file to write the final weights to.
    */
   'safetensors'?: (string);
+  /**
+   * Folder to export the model to as a Hugging Face checkpoint.
+   */
+  'huggingFace'?: (string);
   '_safetensors'?: "safetensors";
+  '_huggingFace'?: "huggingFace";
 }

@@ -4,7 +4,7 @@
 import type { Long } from '@grpc/proto-loader';
 
 /**
- * Standard normal values.
+ * Standard normal values; for models that take tokens, uniform ones of the vocabulary.
  */
 export interface RandomData {
   /**
@@ -15,12 +15,17 @@ export interface RandomData {
    * Default 0.
    */
   'seed'?: (number | string | Long) | undefined;
+  /**
+   * Tokens of a row, for models that take tokens.
+   */
+  'seqLen'?: (number | string | Long) | undefined;
   '_length'?: "length" | undefined;
   '_seed'?: "seed" | undefined;
+  '_seqLen'?: "seqLen" | undefined;
 }
 
 /**
- * Standard normal values.
+ * Standard normal values; for models that take tokens, uniform ones of the vocabulary.
  */
 export interface RandomData__Output {
   /**
@@ -31,6 +36,11 @@ export interface RandomData__Output {
    * Default 0.
    */
   'seed'?: (number);
+  /**
+   * Tokens of a row, for models that take tokens.
+   */
+  'seqLen'?: (number);
   '_length'?: "length";
   '_seed'?: "seed";
+  '_seqLen'?: "seqLen";
 }
