@@ -6,6 +6,7 @@ import { buildTrainingGraph, type TrainingGraph } from "./ir/training-graph.ts";
 import { emitProgram } from "./lower/emit.ts";
 import { lower } from "./lower/lower.ts";
 import { verifyProgram } from "./lower/verify-program.ts";
+import { hasOp, opDefinition } from "./ops/index.ts";
 import { chooseOnAllAxes } from "./spmd/choose-axes.ts";
 import { layersWithInputLayout, pinAxes } from "./spmd/pins.ts";
 
@@ -40,6 +41,16 @@ export interface CompileRequest {
   /** 0: off. */
   readonly clipGradNorm: number;
   readonly reportGradNorm: boolean;
+  /** Seed of what the model draws at random (dropout). @default 0 */
+  readonly seed?: number;
+  /**
+   * `block`: activations inside a block (a member of a module list) are computed again for the backward pass in place
+   * of being kept.
+   * @default "none"
+   */
+  readonly recompute?: "none" | "block";
+  /** Whether the program can evaluate its loss on a batch without an update. @default false */
+  readonly evaluation?: boolean;
   /**
    * Whether weight gradients may be formed from gathered factors where that moves fewer bytes than reducing them.
    * @default true
@@ -56,7 +67,11 @@ export interface CompileResult {
 /** Graph of the step, before placement: what the reference interpreter runs as one device. */
 export function trace(request: CompileRequest, faults: Fault[]): TrainingGraph | undefined {
   const layers = [
-    ...new Set(request.graph.nodes.filter((n) => n.op === "linear").map((n) => n.layer)),
+    ...new Set(
+      request.graph.nodes
+        .filter((n) => hasOp(n.op) && opDefinition(n.op).layer !== undefined)
+        .map((n) => n.layer),
+    ),
   ];
   const separateUses = request.axes.some(
     (role, a) => role.stateSharding === "full" && axisSize(request.mesh, a) > 1,
@@ -74,13 +89,14 @@ export function compile(request: CompileRequest): CompileResult {
   const training =
     faults.length > 0 ? trace(withDividingBatch(request), faults) : trace(request, faults);
   if (training === undefined) throw new InvalidArgumentError(faults);
-  const pins = pinAxes(request, training, faults);
+  const notes: string[] = [];
+  const pins = pinAxes(request, training, faults, notes);
   if (faults.length > 0) throw new InvalidArgumentError(faults);
   const chosen = chooseOnAllAxes(training, request.mesh, pins, request.exchangeFactors ?? true);
   const lowered = lower(training, request.mesh, chosen);
   const program = emitProgram(request, training, lowered);
   verifyProgram(program);
-  return { program, notes: [] };
+  return { program, notes };
 }
 
 function batchParts(request: CompileRequest): number {

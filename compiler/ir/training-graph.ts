@@ -1,9 +1,11 @@
 import type { Fault } from "../../shared/errors.ts";
 import { InternalError, InvalidArgumentError } from "../../shared/errors.ts";
+import type { ForwardGraph, GraphNode } from "../../shared/graph/graph.ts";
 import { didYouMean } from "../../shared/nearest.ts";
 import { differentiate, type Gradients } from "../autodiff/differentiate.ts";
 import type { CompileRequest } from "../compile.ts";
 import { hasOp, opDefinition } from "../ops/index.ts";
+import type { Attrs } from "../ops/op.ts";
 import { elements } from "../ops/shapes.ts";
 import { Graph } from "./graph.ts";
 
@@ -22,10 +24,13 @@ export interface TrainedParameter {
   readonly updated: number | undefined;
 }
 
-/** A linear layer as plans see it: its product and, when it has a bias, the value after it; one pair per call. */
-export interface LinearLayer {
+/** A layer as plans see it: an op called with parameters and, when a bias follows, the value after it; one pair per call. */
+export interface PlannedLayer {
   readonly path: string;
-  readonly weight: number;
+  /** Op that makes the layer's product: what its styles are looked up by. */
+  readonly op: string;
+  /** Parameters that the op takes, the weight first. */
+  readonly weights: readonly number[];
   readonly bias: number | undefined;
   readonly calls: readonly {
     readonly input: number;
@@ -39,7 +44,7 @@ export interface TrainingGraph {
   readonly graph: Graph;
   readonly inputs: readonly { readonly name: string; readonly leaf: number }[];
   readonly parameters: readonly TrainedParameter[];
-  readonly layers: readonly LinearLayer[];
+  readonly layers: readonly PlannedLayer[];
   readonly gradients: Gradients;
   /** Scalar loss over the global batch. */
   readonly loss: number;
@@ -51,6 +56,8 @@ export interface TrainingGraph {
   readonly inputCopies: ReadonlyMap<number, string>;
   /** Leaf or use of a parameter, to the parameter's index. */
   readonly parameterOf: ReadonlyMap<number, number>;
+  /** Values computed again for the backward pass, to the values that they repeat. */
+  readonly clones: ReadonlyMap<number, number>;
 }
 
 /**
@@ -84,13 +91,13 @@ export function buildTrainingGraph(
   const copy = (leaf: number): number =>
     separateUses ? graph.add("identity", [leaf], {}, graph.node(leaf).layer) : leaf;
   const forwardUses = leaves.map(copy);
+  const usesOf = new Set(forwardUses);
   values.push(...forwardUses);
 
   const inputCopies = new Map<number, string>();
-  const calls = new Map<
-    string,
-    { input: number; product: number; output: number; weight: number; bias?: number }[]
-  >();
+  const calls = new Map<string, LayerUnderConstruction>();
+  const useCounts = countUses(request.graph);
+  const tracedAs = new Map<number, number>();
   for (const [index, node] of request.graph.nodes.entries()) {
     const operands = node.inputs.map((v) => values[v] ?? -1);
     const where = `${node.layer === "" ? "model" : `layer "${node.layer}"`}, op ${node.op}`;
@@ -114,7 +121,12 @@ export function buildTrainingGraph(
         operands[0] = graph.add("identity", [operands[0]], {}, node.layer);
         inputCopies.set(operands[0], node.layer);
       }
-      const value = graph.add(node.op, operands, node.attrs, node.layer);
+      const gated = gatedUnit(node.op, operands, (value) => useCounts[tracedAs.get(value) ?? -1]);
+      const value =
+        gated === undefined
+          ? graph.add(node.op, operands, attrsOf(node), node.layer)
+          : graph.add("swiglu", gated, {}, node.layer);
+      tracedAs.set(value, values.length);
       values.push(value);
       recordLayer(node.op, node.layer, operands, value);
     } catch (error) {
@@ -137,21 +149,35 @@ export function buildTrainingGraph(
     return undefined;
   }
 
+  const isSaved = savedValues(graph);
+  const clones = new Map<number, number>();
+  const cloneOf = new Map<number, number>();
   const backwardUses = new Map<number, number>();
   const roots = new Map<number, number>();
   forwardUses.forEach((use, p) => {
     const leaf = leaves[p];
     if (leaf !== undefined && use !== leaf) roots.set(use, leaf);
   });
-  const gradients = differentiate(graph, partLoss, needsGradient, roots, (value) => {
+  /** What backward ops read in place of a forward value: a parameter's own copy for the phase, or a value computed again. */
+  const backwardInput = (value: number): number => {
     const leaf = roots.get(value);
-    if (leaf === undefined) return value;
-    const known = backwardUses.get(value);
+    if (leaf !== undefined) {
+      const known = backwardUses.get(value);
+      if (known !== undefined) return known;
+      const use = copy(leaf);
+      backwardUses.set(value, use);
+      return use;
+    }
+    if (request.recompute !== "block" || isSaved(value)) return value;
+    const known = cloneOf.get(value);
     if (known !== undefined) return known;
-    const use = copy(leaf);
-    backwardUses.set(value, use);
-    return use;
-  });
+    const { op, inputs: operands, attrs, layer, type } = graph.node(value);
+    const clone = graph.add(op, operands.map(backwardInput), attrs, layer, type);
+    cloneOf.set(value, clone);
+    clones.set(clone, value);
+    return clone;
+  };
+  const gradients = differentiate(graph, partLoss, needsGradient, roots, backwardInput);
   const loss = total(partLoss, "loss");
 
   const finals = leaves.map((leaf) => {
@@ -184,14 +210,7 @@ export function buildTrainingGraph(
   parameters.forEach(({ leaf, forwardUse, backwardUse }, p) => {
     for (const value of [leaf, forwardUse, backwardUse]) parameterOf.set(value, p);
   });
-  const layers = [...calls].map(
-    ([path, list]): LinearLayer => ({
-      path,
-      weight: list[0]?.weight ?? -1,
-      bias: list[0]?.bias,
-      calls: list,
-    }),
-  );
+  const layers = [...calls].map(([path, layer]): PlannedLayer => ({ path, ...layer }));
   return {
     graph,
     inputs,
@@ -203,6 +222,7 @@ export function buildTrainingGraph(
     squares,
     inputCopies,
     parameterOf,
+    clones,
   };
 
   function recordLayer(
@@ -211,18 +231,48 @@ export function buildTrainingGraph(
     operands: readonly number[],
     value: number,
   ): void {
-    const [input = -1, parameter = -1] = operands;
-    const list = calls.get(layer) ?? [];
-    if (op === "linear") {
-      list.push({ input, product: value, output: value, weight: parameter });
-      calls.set(layer, list);
+    const [input = -1, ...weights] = operands;
+    const found = calls.get(layer);
+    if (opDefinition(op).layer !== undefined && weights.every((w) => usesOf.has(w))) {
+      const call = { input, product: value, output: value };
+      if (found === undefined) calls.set(layer, { op, weights, bias: undefined, calls: [call] });
+      else if (found.op === op) found.calls.push(call);
     } else if (op === "bias") {
-      const call = list.find((c) => c.product === input);
-      if (call !== undefined) {
-        call.output = value;
-        call.bias = parameter;
-      }
+      const call = found?.calls.find((c) => c.product === input);
+      if (found === undefined || call === undefined) return;
+      call.output = value;
+      found.bias = weights[0];
     }
+  }
+
+  /** Attributes of a node, with what random ops must know of the step. */
+  function attrsOf(node: GraphNode): Attrs {
+    if (opDefinition(node.op).needsMicrobatches !== true) return node.attrs;
+    const seed = request.seed ?? 0;
+    return {
+      ...node.attrs,
+      microbatches,
+      seedLow: seed >>> 0,
+      seedHigh: Math.floor(seed / 2 ** 32) >>> 0,
+    };
+  }
+
+  /** Operands of silu(a) * b as one gated unit, where the activation has no other use: it is then never kept. */
+  function gatedUnit(
+    op: string,
+    operands: readonly number[],
+    uses: (value: number) => number | undefined,
+  ): readonly number[] | undefined {
+    const [left = -1, right = -1] = operands;
+    if (op !== "mul" || left === right || !hasOp("swiglu")) return undefined;
+    for (const [gate, other] of [
+      [left, right],
+      [right, left],
+    ] as const) {
+      const node = graph.nodes[gate];
+      if (node?.op === "silu" && uses(gate) === 1) return [node.inputs[0] ?? -1, other];
+    }
+    return undefined;
   }
 
   function addLoss(value: number): number {
@@ -294,6 +344,55 @@ export function buildTrainingGraph(
   }
 }
 
+interface LayerUnderConstruction {
+  readonly op: string;
+  readonly weights: readonly number[];
+  bias: number | undefined;
+  readonly calls: { input: number; product: number; output: number }[];
+}
+
+/** How often each value of a traced graph is read; its result counts as one reading. */
+function countUses(graph: ForwardGraph): number[] {
+  const counts = new Array<number>(
+    graph.inputs.length + graph.parameters.length + graph.nodes.length,
+  ).fill(0);
+  const count = (value: number): void => {
+    counts[value] = (counts[value] ?? 0) + 1;
+  };
+  for (const node of graph.nodes) node.inputs.forEach(count);
+  count(graph.output);
+  return counts;
+}
+
+/** The block that a layer belongs to: its path up to the first number (`layers.3`), or nothing outside of one. */
+function blockOf(layer: string): string | undefined {
+  return /^(?:[^.]*\.)*?\d+(?=\.|$)/.exec(layer)?.[0];
+}
+
+/**
+ * Which forward values are kept for the backward pass where blocks are computed again: leaves and what lies outside
+ * of blocks, what leaves its block, and sums: behind a residual sum lies a layer's reduction, which would be repeated.
+ */
+function savedValues(graph: Graph): (value: number) => boolean {
+  const leaves = new Set<number>();
+  for (const node of graph.nodes) {
+    const block = blockOf(node.layer);
+    for (const input of node.inputs)
+      if (blockOf(graph.node(input).layer) !== block) leaves.add(input);
+  }
+  const count = graph.nodes.length;
+  return (value) => {
+    const node = graph.node(value);
+    return (
+      value >= count ||
+      node.leaf !== undefined ||
+      node.op === "add" ||
+      blockOf(node.layer) === undefined ||
+      leaves.has(value)
+    );
+  };
+}
+
 /** Ops that a traced model may hold. */
 export const modelOps: readonly string[] = [
   "linear",
@@ -308,6 +407,17 @@ export const modelOps: readonly string[] = [
   "sub",
   "scale",
   "identity",
+  "embedding",
+  "addPosition",
+  "rmsNorm",
+  "layerNorm",
+  "geluTanh",
+  "swiglu",
+  "dropout",
+  "reshape",
+  "transpose",
+  "rope",
+  "attention",
 ];
 
 /** All values that depend on one of `sources`, sources included. */

@@ -4,6 +4,7 @@ import { axisSize } from "../../shared/mesh/mesh.ts";
 import {
   type Collective,
   dtypeBytes,
+  type EvaluationSection,
   type InitSpec,
   type Instruction,
   type MemoryKind,
@@ -18,9 +19,22 @@ import { opDefinition } from "../ops/registry.ts";
 import { elements } from "../ops/shapes.ts";
 import { planArena, spread } from "./arena.ts";
 import { fuseUpdates, reachable } from "./fuse.ts";
+import { fuseSiblings } from "./fuse-siblings.ts";
 import type { Lowered } from "./lower.ts";
 import type { RankValue } from "./rank-graph.ts";
-import { type ScheduledStep, schedule } from "./schedule.ts";
+import { reuseDeadBytes } from "./reuse.ts";
+import { type Schedule, type ScheduledStep, schedule } from "./schedule.ts";
+
+/** One scheduled run over the values that some results need, with their places in the arena's transient part. */
+interface Section {
+  readonly live: ReadonlySet<number>;
+  readonly order: Schedule;
+  /** Value whose bytes a value takes over, or itself. */
+  readonly storageOf: (id: number) => number;
+  /** Offsets of storages behind the persistent ones. */
+  readonly offsets: ReadonlyMap<number, number>;
+  readonly bytes: number;
+}
 
 /** Fuses, schedules and lays out one rank's values: the program that every rank runs. */
 export function emitProgram(
@@ -30,6 +44,7 @@ export function emitProgram(
 ): Program {
   const { values } = lowered;
   fuseUpdates(values);
+  fuseSiblings(values);
   const at = (id: number): RankValue => {
     const value = values[id];
     if (value === undefined) throw new InternalError(`no rank value ${id}`);
@@ -45,81 +60,35 @@ export function emitProgram(
   const normValue = training.gradNorm === undefined ? undefined : canonical(training.gradNorm);
   const stored = storedValues();
   const inputLeaves = training.inputs.map((input) => canonical(input.leaf));
-  const persistent = new Set([...stored.map((s) => s.value), ...inputLeaves]);
-  const roots = [lossValue, ...persistent];
-  if (normValue !== undefined) roots.push(normValue);
-  for (const parameter of training.parameters) {
-    if (parameter.updated !== undefined) roots.push(canonical(parameter.updated));
-  }
-  const live = reachable(values, roots);
-
-  const storage = baseStorage();
-  const storageOf = (id: number): number => storage.get(id) ?? id;
-  const order = schedule(
-    values,
-    live,
-    storageOf,
-    (id) => training.parameterOf.has(at(id).origin),
-    request.microbatches > 1,
-  );
-  const steps = [...order.body, ...order.epilogue];
-  reduceInPlace();
-  const layout = layOut();
+  const results = normValue === undefined ? [lossValue] : [lossValue, normValue];
+  const updates = training.parameters
+    .map((parameter) => parameter.updated)
+    .filter((updated) => updated !== undefined)
+    .map(canonical);
+  const leaves = [...stored.map((s) => s.value), ...inputLeaves];
+  const live = reachable(values, [...results, ...updates, ...leaves]);
+  const kept = [...live].filter((id) => at(id).op === "accumulate");
+  const persistent = persistentPlaces();
+  const step = placeSection(live, results);
+  const evaluation =
+    request.evaluation === true
+      ? placeSection(reachable(values, [lossValue]), [lossValue])
+      : undefined;
 
   const slots: Slot[] = [];
-  const slotOf = new Map<number, number>();
-  for (const id of [...live].sort((a, b) => a - b)) {
-    const value = at(id);
-    slotOf.set(id, slots.length);
-    slots.push({
-      name: nameOf(value),
-      dtype: value.dtype,
-      shape: value.shape,
-      offsetBytes: layout.offsetOf(storageOf(id)),
-      sizeBytes: bytesOf(value),
-    });
-  }
-  const slot = (id: number): number => {
-    const index = slotOf.get(id);
-    if (index === undefined) throw new InternalError(`value ${id} has no slot`);
-    return index;
-  };
-
   const collectives: Collective[] = [];
-  const collectiveOf = new Map<number, number>();
-  const instructions = (list: readonly ScheduledStep[]): Instruction[] =>
-    list.map((step): Instruction => {
-      const value = at(step.value);
-      if (step.kind !== "compute") {
-        let collective = collectiveOf.get(value.id);
-        if (collective === undefined) {
-          collective = collectives.length;
-          collectiveOf.set(value.id, collective);
-          collectives.push(describeCollective(value));
-        }
-        return { kind: step.kind, collective };
-      }
-      const states = opDefinition(value.op).alsoWrites?.(value.attrs) ?? [];
-      const own = value.inputs.map(slot);
-      const isKept = value.op === "accumulate";
-      return {
-        kind: "compute",
-        op: value.op,
-        inputs: isKept ? [slot(value.id), ...own] : own,
-        outputs: [slot(value.id), ...states.map((index) => own[index] ?? -1)],
-        attrs: value.attrs,
-      };
-    });
-  const body = instructions(order.body);
-  const epilogue = instructions(order.epilogue);
+  const persistentSlots = new Map<number, number>();
+  const stepSlots = makeSlots(step);
+  const slot = stepSlots.slotOf;
+  const { body, epilogue } = instructionsOf(step, slot, false);
+  const transientBytes = Math.max(step.bytes, evaluation?.bytes ?? 0);
 
   return {
     formatVersion: 1,
     name: request.name,
     mesh: request.mesh,
-    arenaBytes: layout.bytes,
-    memoryByKind: layout.byKind,
-    slots,
+    arenaBytes: persistent.bytes + transientBytes,
+    memoryByKind: { ...persistent.byKind, activations: transientBytes },
     stored: stored.map(
       (s): StoredTensor => ({
         name: s.name,
@@ -144,12 +113,106 @@ export function emitProgram(
     microbatches: request.microbatches,
     body,
     epilogue,
+    ...(evaluation === undefined ? {} : { evaluation: emitEvaluation(evaluation) }),
+    slots,
     collectives,
     lossSlot: slot(lossValue),
     gradNormSlot: normValue === undefined ? -1 : slot(normValue),
     optimizer: request.optimizer,
     schedule: request.schedule,
   };
+
+  function emitEvaluation(section: Section): EvaluationSection {
+    const { slotOf } = makeSlots(section);
+    return { ...instructionsOf(section, slotOf, true), lossSlot: slotOf(lossValue) };
+  }
+
+  /** Schedules the values, lets them take over dead bytes, and lays the transient ones out by their live ranges. */
+  function placeSection(own: ReadonlySet<number>, hostReads: readonly number[]): Section {
+    const storage = baseStorage(own);
+    const storageOf = (id: number): number => storage.get(id) ?? id;
+    const order = schedule(
+      values,
+      own,
+      storageOf,
+      (id) => training.parameterOf.has(at(id).origin),
+      request.microbatches > 1,
+    );
+    const steps = [...order.body, ...order.epilogue];
+    const isPersistent = (root: number): boolean => persistent.offsets.has(root);
+    reuseDeadBytes({ steps, storage, at, isPersistent, hostReads });
+    const transient = layOut(steps, storageOf, hostReads);
+    return { live: own, order, storageOf, ...transient };
+  }
+
+  function makeSlots(section: Section): { slotOf: (id: number) => number } {
+    const slotOf = new Map<number, number>();
+    for (const id of [...section.live].sort((a, b) => a - b)) {
+      const root = section.storageOf(id);
+      const offset = persistent.offsets.get(root) ?? section.offsets.get(root);
+      // A value of no use but to be there (a parameter's update of a section that makes none) has no place.
+      if (offset === undefined) continue;
+      const isPersistent = persistent.offsets.has(root);
+      const known = isPersistent ? persistentSlots.get(id) : undefined;
+      if (known !== undefined) {
+        slotOf.set(id, known);
+        continue;
+      }
+      const value = at(id);
+      slotOf.set(id, slots.length);
+      if (isPersistent) persistentSlots.set(id, slots.length);
+      slots.push({
+        name: nameOf(value),
+        dtype: value.dtype,
+        shape: value.shape,
+        offsetBytes: offset,
+        sizeBytes: bytesOf(value),
+      });
+    }
+    return {
+      slotOf(id) {
+        const index = slotOf.get(id);
+        if (index === undefined) throw new InternalError(`value ${id} has no slot`);
+        return index;
+      },
+    };
+  }
+
+  function instructionsOf(
+    section: Section,
+    slotOf: (id: number) => number,
+    evaluates: boolean,
+  ): { body: Instruction[]; epilogue: Instruction[] } {
+    const collectiveOf = new Map<number, number>();
+    const emit = (scheduled: ScheduledStep): Instruction => {
+      const value = at(scheduled.value);
+      if (scheduled.kind !== "compute") {
+        let collective = collectiveOf.get(value.id);
+        if (collective === undefined) {
+          collective = collectives.length;
+          collectiveOf.set(value.id, collective);
+          collectives.push(describeCollective(value, slotOf));
+        }
+        return { kind: scheduled.kind, collective };
+      }
+      const definition = opDefinition(value.op);
+      const states = definition.alsoWrites?.(value.attrs) ?? [];
+      const own = value.inputs.map(slotOf);
+      const isKept = value.op === "accumulate";
+      return {
+        kind: "compute",
+        op: value.op,
+        inputs: isKept ? [slotOf(value.id), ...own] : own,
+        outputs: [
+          slotOf(value.id),
+          ...(value.makes ?? []).map(slotOf),
+          ...states.map((index) => own[index] ?? -1),
+        ],
+        attrs: evaluates ? { ...value.attrs, ...definition.evaluationAttrs } : value.attrs,
+      };
+    };
+    return { body: section.order.body.map(emit), epilogue: section.order.epilogue.map(emit) };
+  }
 
   function storedValues(): {
     name: string;
@@ -185,55 +248,27 @@ export function emitProgram(
     return list;
   }
 
-  /** Values that take over another's bytes: in-place updates, and what replaces a parameter. */
-  function baseStorage(): Map<number, number> {
+  /** Values that take over another's bytes: in-place updates, views, and what replaces a parameter. */
+  function baseStorage(own: ReadonlySet<number>): Map<number, number> {
     const map = new Map<number, number>();
     const rootOf = (id: number): number => map.get(id) ?? id;
     for (const value of values) {
-      if (!live.has(value.id)) continue;
+      if (!own.has(value.id)) continue;
       if (value.replaces !== undefined) map.set(value.id, rootOf(value.replaces));
       else if (value.kind === "compute") {
-        const { inPlace } = opDefinition(value.op);
-        const input = inPlace === undefined ? undefined : value.inputs[inPlace];
+        const { inPlace, isView } = opDefinition(value.op);
+        const input = value.inputs[isView === true ? 0 : (inPlace ?? -1)];
         if (input !== undefined) map.set(value.id, rootOf(input));
       }
     }
     return map;
   }
 
-  /** Lets an all-reduce write its input's bytes where nobody reads them afterwards. */
-  function reduceInPlace(): void {
-    const reads = new Map<number, { index: number; reader: number }[]>();
-    steps.forEach((step, index) => {
-      for (const input of at(step.value).inputs) {
-        const root = storageOf(input);
-        reads.set(root, [...(reads.get(root) ?? []), { index, reader: step.value }]);
-      }
-    });
-    steps.forEach((step, index) => {
-      const value = at(step.value);
-      const [input] = value.inputs;
-      if (
-        step.kind !== "start" ||
-        value.collective?.op !== "allReduce" ||
-        value.replaces !== undefined ||
-        input === undefined
-      )
-        return;
-      const root = storageOf(input);
-      if (persistent.has(root)) return;
-      if (reads.get(root)?.some((read) => read.index > index && read.reader !== value.id)) return;
-      storage.set(value.id, root);
-      // Values that took over this value's bytes follow it.
-      for (const [id, of] of storage) if (of === value.id) storage.set(id, root);
-    });
-  }
-
-  /** Persistent buffers first, then the transient ones by their live ranges over the whole step. */
-  function layOut(): {
+  /** What lives from step to step, at the arena's beginning: weights and moments, inputs, kept gradients. */
+  function persistentPlaces(): {
     bytes: number;
     byKind: Partial<Record<MemoryKind, number>>;
-    offsetOf: (storage: number) => number;
+    offsets: ReadonlyMap<number, number>;
   } {
     const offsets = new Map<number, number>();
     const byKind: Partial<Record<MemoryKind, number>> = {};
@@ -247,12 +282,20 @@ export function emitProgram(
     };
     for (const s of stored) keep(s.value, s.role === "parameter" ? "weights" : "optimizer");
     for (const id of inputLeaves) keep(id, "inputs");
-    for (const id of live) if (at(id).op === "accumulate") keep(id, "gradients");
+    for (const id of kept) keep(id, "gradients");
+    return { bytes, byKind, offsets };
+  }
 
+  /** Places of transient storages by their live ranges over the whole section. */
+  function layOut(
+    steps: readonly ScheduledStep[],
+    storageOf: (id: number) => number,
+    hostReads: readonly number[],
+  ): { bytes: number; offsets: ReadonlyMap<number, number> } {
     const ranges = new Map<number, { start: number; end: number; bytes: number }>();
     const touch = (id: number, index: number): void => {
       const root = storageOf(id);
-      if (offsets.has(root)) return;
+      if (persistent.offsets.has(root)) return;
       const range = ranges.get(root);
       const size = bytesOf(at(id));
       if (range === undefined) ranges.set(root, { start: index, end: index, bytes: size });
@@ -261,34 +304,20 @@ export function emitProgram(
         range.bytes = Math.max(range.bytes, size);
       }
     };
-    steps.forEach((step, index) => {
-      const value = at(step.value);
-      for (const input of value.inputs) touch(input, index);
-      touch(value.id, index);
+    steps.forEach((scheduled, index) => {
+      const value = at(scheduled.value);
+      for (const id of [...value.inputs, value.id, ...(value.makes ?? [])]) touch(id, index);
     });
     // Read by the host after the last instruction.
-    touch(lossValue, steps.length);
-    if (normValue !== undefined) touch(normValue, steps.length);
-    const roots_ = [...ranges.keys()];
+    for (const id of hostReads) touch(id, steps.length);
     const plan = planArena([...ranges.values()]);
-    roots_.forEach((root, i) => {
-      offsets.set(root, bytes + (plan.offsets[i] ?? 0));
-    });
-    byKind.activations = plan.bytes;
-    return {
-      bytes: bytes + plan.bytes,
-      byKind,
-      offsetOf(root) {
-        const offset = offsets.get(root);
-        // A leaf that no instruction touches (an input that the model does not read) is persistent; nothing else is left.
-        if (offset === undefined)
-          throw new InternalError(`storage ${root} has no place in the arena`);
-        return offset;
-      },
-    };
+    const offsets = new Map(
+      [...ranges.keys()].map((root, i) => [root, persistent.bytes + (plan.offsets[i] ?? 0)]),
+    );
+    return { bytes: plan.bytes, offsets };
   }
 
-  function describeCollective(value: RankValue): Collective {
+  function describeCollective(value: RankValue, slotOf: (id: number) => number): Collective {
     const move = value.collective;
     const [input] = value.inputs;
     if (move === undefined || input === undefined)
@@ -300,8 +329,8 @@ export function emitProgram(
     return {
       op: move.op,
       axes: move.axes,
-      inputSlot: slot(input),
-      outputSlot: slot(value.id),
+      inputSlot: slotOf(input),
+      outputSlot: slotOf(value.id),
       dtype: value.dtype,
       outer: move.outer,
       chunkElements: move.chunkElements,

@@ -62,7 +62,7 @@ export function reachable(values: readonly RankValue[], roots: readonly number[]
   for (let id = open.pop(); id !== undefined; id = open.pop()) {
     if (found.has(id)) continue;
     found.add(id);
-    open.push(...(values[id]?.inputs ?? []));
+    open.push(...(values[id]?.inputs ?? []), ...(values[id]?.makes ?? []));
   }
   return found;
 }

@@ -10,6 +10,7 @@ import {
 import { type DType, dtypeBytes, type Phase } from "../../shared/program/program.ts";
 import type { TrainingGraph } from "../ir/training-graph.ts";
 import type { Attrs } from "../ops/op.ts";
+import { opDefinition } from "../ops/registry.ts";
 import { elements } from "../ops/shapes.ts";
 import type { Choice } from "../spmd/choose.ts";
 import { bytesMoved, type Move, movesBetween } from "../spmd/redistribute.ts";
@@ -74,11 +75,28 @@ export function lower(
       kind: "compute",
       op: node.op,
       inputs,
-      attrs: node.attrs,
+      attrs: { ...node.attrs, ...positionAttrs(id, inputs, output) },
       origin: id,
       layout: output,
       phase: node.phase,
     });
+  }
+
+  /** Which axes split the dims that the op has to know its place in. */
+  function positionAttrs(id: number, inputs: readonly number[], output: Layout): Attrs {
+    const node = graph.node(id);
+    const types = node.inputs.map((input) => graph.node(input).type);
+    const wanted = opDefinition(node.op).positions?.(types, node.type, node.attrs) ?? [];
+    return Object.fromEntries(
+      wanted.map(({ attr, operand, dim }) => {
+        const layout = operand < 0 ? output : rankValue(inputs[operand] ?? -1).layout;
+        const axes = layout.reduce(
+          (bits, p, axis) => (shardDim(p) === dim ? bits | (1 << axis) : bits),
+          0,
+        );
+        return [attr, axes];
+      }),
+    );
   }
 
   /** Adds the operands of one layout first, so that each layout's sum moves once; then the sums in order. */
@@ -180,6 +198,7 @@ export function lower(
       return push({ kind: "compute", op: move.kind, inputs: [from], attrs, origin, layout, phase });
     }
     if (move.kind === "allToAll") return exchange(origin, from, move, layout, phase);
+    if (move.kind === "merge") return merge(origin, from, move, layout, phase);
     const outer = move.kind === "allReduce" ? 1 : elements(source.shape.slice(0, dim));
     // The chunk is what one rank has of the gathered tensor's row: the smaller of the two sides.
     const chunkElements =
@@ -252,6 +271,38 @@ export function lower(
       op: "joinBlocks",
       inputs: [received],
       attrs: { dim: joined, parts },
+      origin,
+      layout,
+      phase,
+    });
+  }
+
+  /** Statistics of each rank's classes, gathered as a block per rank and merged in rank order. */
+  function merge(origin: number, from: number, move: Move, layout: Layout, phase: Phase): number {
+    const source = rankValue(from);
+    const blocks = push({
+      kind: "collective",
+      op: "",
+      inputs: [from],
+      attrs: {},
+      origin,
+      layout,
+      phase,
+      shape: [axisSize(mesh, move.axis), ...source.shape],
+      collective: {
+        op: "allGather",
+        axes: [move.axis],
+        from: move.from,
+        to: move.to,
+        outer: 1,
+        chunkElements: elements(source.shape),
+      },
+    });
+    return push({
+      kind: "compute",
+      op: "ceMerge",
+      inputs: [blocks],
+      attrs: {},
       origin,
       layout,
       phase,

@@ -8,7 +8,7 @@ import type { Attrs } from "../ops/op.ts";
  */
 export interface RankValue {
   readonly id: number;
-  readonly kind: "leaf" | "compute" | "collective" | "scratch";
+  readonly kind: "leaf" | "compute" | "collective" | "scratch" | "part";
   /** Op of a compute value; empty otherwise. */
   readonly op: string;
   readonly inputs: readonly number[];
@@ -20,6 +20,8 @@ export interface RankValue {
   /** Value of the training graph that this one is (a copy of). */
   readonly origin: number;
   readonly collective: CollectiveMove | undefined;
+  /** Values of kind `part` that this compute value's op makes along with its own. */
+  readonly makes?: readonly number[];
   /** Leaf whose bytes this value takes over when it is written: an updated parameter, gathered or not. */
   readonly replaces: number | undefined;
 }

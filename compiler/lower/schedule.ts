@@ -228,6 +228,7 @@ function placeCollectives(
       if (value.inputs.every((input) => position.has(input))) start(value.id);
       return;
     }
+    if (value.kind === "part") return;
     for (const input of value.inputs) wait(input);
     waitForReadersOf(writtenStorage(value, storageOf), value.id);
     steps.push({ kind: "compute", value: value.id });

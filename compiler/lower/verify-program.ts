@@ -1,5 +1,6 @@
 import { InternalError } from "../../shared/errors.ts";
 import type { Instruction, Program } from "../../shared/program/program.ts";
+import { opDefinition } from "../ops/index.ts";
 
 /**
  * Runs a program's instructions on the ownership of bytes: every read must find the value it names, whole and not yet
@@ -21,10 +22,11 @@ export function verifyProgram(program: Program): void {
     }
     return slot;
   };
-  const write = (index: number, where: string): void => {
+  const write = (index: number, where: string, viewOf = -1): void => {
     const { offsetBytes: start, sizeBytes } = slotOf(index);
     for (const other of held) {
       const { offsetBytes, sizeBytes: otherBytes } = slotOf(other);
+      if (isSameBytes(other, index, viewOf)) continue;
       if (other === index || offsetBytes >= start + sizeBytes || offsetBytes + otherBytes <= start)
         continue;
       held.delete(other);
@@ -38,6 +40,12 @@ export function verifyProgram(program: Program): void {
       }
     }
     held.add(index);
+  };
+  /** A view writes nothing: all values that lie in its bytes stay. */
+  const isSameBytes = (other: number, index: number, viewOf: number): boolean => {
+    if (viewOf < 0) return false;
+    const [a, b] = [slotOf(other), slotOf(index)];
+    return a.offsetBytes === b.offsetBytes && a.sizeBytes === b.sizeBytes;
   };
   const read = (index: number, where: string): void => {
     const { name, offsetBytes, sizeBytes } = slotOf(index);
@@ -54,7 +62,9 @@ export function verifyProgram(program: Program): void {
       for (const input of instruction.inputs)
         if (input !== kept && !scratch.has(input)) read(input, where);
       for (const input of instruction.inputs) if (scratch.has(input)) write(input, where);
-      for (const output of written) write(output, where);
+      const viewOf =
+        opDefinition(instruction.op).isView === true ? (instruction.inputs[0] ?? -1) : -1;
+      for (const output of written) write(output, where, viewOf);
       return;
     }
     const collective = program.collectives[instruction.collective];
@@ -80,6 +90,8 @@ export function verifyProgram(program: Program): void {
     ...(program.microbatches > 1 ? [["body", program.body] as const] : []),
     ["body", program.body] as const,
     ["epilogue", program.epilogue] as const,
+    ["evaluation.body", program.evaluation?.body ?? []] as const,
+    ["evaluation.epilogue", program.evaluation?.epilogue ?? []] as const,
   ];
   for (const [name, instructions] of sections) {
     instructions.forEach((instruction, i) => {
@@ -87,16 +99,24 @@ export function verifyProgram(program: Program): void {
     });
     if (inFlight.size > 0)
       throw new InternalError(`program: ${name} ends with a collective not waited for`);
+    if (name === "epilogue") {
+      read(program.lossSlot, "the host");
+      if (program.gradNormSlot >= 0) read(program.gradNormSlot, "the host");
+    }
   }
-  read(program.lossSlot, "the host");
-  if (program.gradNormSlot >= 0) read(program.gradNormSlot, "the host");
+  if (program.evaluation !== undefined) read(program.evaluation.lossSlot, "the host");
 }
 
 /** Slots that an instruction reads and nothing writes before: working space of that instruction. */
 function scratchSlots(program: Program): Set<number> {
   const written = new Set([...program.stored, ...program.inputs].map((t) => t.slot));
   for (const collective of program.collectives) written.add(collective.outputSlot);
-  const instructions = [...program.body, ...program.epilogue];
+  const instructions = [
+    ...program.body,
+    ...program.epilogue,
+    ...(program.evaluation?.body ?? []),
+    ...(program.evaluation?.epilogue ?? []),
+  ];
   for (const i of instructions)
     if (i.kind === "compute") for (const slot of i.outputs) written.add(slot);
   return new Set(program.slots.map((_, index) => index).filter((index) => !written.has(index)));

@@ -31,6 +31,14 @@ function matmulFlops(weight: readonly number[], rows: number): number {
 const linear: OpDefinition = {
   name: "linear",
   numInputs: 2,
+  layer: {
+    kind: "linear",
+    styles: {
+      colwise: { weight: "S0", bias: "S0", product: "last", output: "last" },
+      rowwise: { weight: "S1", bias: "R", product: "output", output: "R" },
+      replicate: { weight: "R", bias: "R", product: "output", output: "R" },
+    },
+  },
   infer([x, w]) {
     const features = checkWeight("linear", x, w);
     if (lastDim(features.x) !== features.w[1]) {

@@ -73,6 +73,18 @@ export interface Unit {
   readonly name: string;
 }
 
+/** What a plan's style makes of a layer whose op this is; `last` is the output's last dim. */
+export interface LayerStyle {
+  /** Of the layer's parameters: input 1 of the op and those after it. */
+  readonly weight: Placement;
+  /** Of a bias added after the op. */
+  readonly bias: Placement;
+  /** Of the op's own output; `output`: as the layer's output. A partial product is reduced to it before a bias is added. */
+  readonly product: "output" | "last";
+  /** Of the layer's output, where the style's options do not say it. */
+  readonly output: Placement | "last";
+}
+
 /** Ops that take a weight's gradient as its factors, so that it never exists. */
 export interface FactorUpdates {
   /** [factor 0, factor 1, w, m, v (, clip factor) (, scratch)] -> [w, m, v] */
@@ -120,8 +132,14 @@ export interface OpDefinition {
    * this one become further outputs of op `into`, in the order named. Used only where all partners are there.
    */
   readonly fusesWith?: { readonly partners: readonly string[]; readonly into: string };
-  /** Whether one step's result depends on which rows of the batch a microbatch holds: attr `microbatches` is then set. */
+  /** What kind of layer plans see where a model calls this op with a parameter, and the styles it may have. */
+  readonly layer?: { readonly kind: string; readonly styles: Readonly<Record<string, LayerStyle>> };
+  /** Draws random numbers by global row: attrs `microbatches`, `seedLow` and `seedHigh` are then set. */
   readonly needsMicrobatches?: true;
+  /** The output is the input's bytes in another shape: nothing is copied. */
+  readonly isView?: true;
+  /** Attributes that change in a held-out evaluation. */
+  readonly evaluationAttrs?: Attrs;
   /** Input whose bytes the output may take over where nobody else reads them afterwards. */
   readonly mayOverwrite?: number;
   /** Index of the input whose bytes the output takes over (in-place update), if any. */

@@ -6,47 +6,52 @@ export type StyleLayout =
   | { readonly kind: "replicate" }
   | { readonly kind: "shard"; readonly dim: number };
 
-export type StyleName = "colwise" | "rowwise" | "replicate";
+export type StyleName = "colwise" | "rowwise" | "sequence" | "replicate";
 
 /** A parsed plan entry, `rowwise(input=replicate, output=shard(1))`. */
 export interface Style {
   readonly name: StyleName;
   readonly input: StyleLayout | undefined;
   readonly output: StyleLayout | undefined;
+  /** What does not divide is left off, and said so, where it would be a fault otherwise. */
+  readonly optional: boolean;
 }
 
-const names: readonly StyleName[] = ["colwise", "rowwise", "replicate"];
-/** Known to the plan language, for layers that this version does not have. */
-const laterNames: readonly string[] = ["sequence"];
+const names: readonly StyleName[] = ["colwise", "rowwise", "sequence", "replicate"];
 
 /** @throws InvalidArgumentError with the nearest name for an unknown style or option. */
 export function parseStyle(text: string): Style {
   const match = /^\s*([A-Za-z]+)\s*(?:\((.*)\))?\s*$/s.exec(text);
   const name = match?.[1] ?? text.trim();
   if (match === null || !names.some((known) => known === name)) {
-    if (laterNames.includes(name)) {
-      throw new InvalidArgumentError(
-        `style "${name}" is for norm layers, which this version does not have`,
-      );
-    }
     const shown = name.length > 60 ? `${name.slice(0, 60)}...` : name;
     throw new InvalidArgumentError(
       `unknown style "${shown}"; use ${names.join(", ")}${didYouMean(name, names, 1)}`,
     );
   }
   const options = new Map<string, StyleLayout>();
+  let optional = false;
   for (const part of splitOptions(match[2] ?? "")) {
+    if (part === "optional") {
+      optional = true;
+      continue;
+    }
     const [key = "", value = ""] = part.split("=").map((s) => s.trim());
     if (key !== "input" && key !== "output") {
       throw new InvalidArgumentError(
-        `unknown option "${key.slice(0, 60)}" of style "${name}"; use input or output`,
+        `unknown option "${key.slice(0, 60)}" of style "${name}"; use input, output or optional`,
       );
     }
     if (options.has(key))
       throw new InvalidArgumentError(`option "${key}" of style "${name}" is given twice`);
     options.set(key, parseLayout(value, `option "${key}" of style "${name}"`));
   }
-  return { name: name as StyleName, input: options.get("input"), output: options.get("output") };
+  return {
+    name: name as StyleName,
+    input: options.get("input"),
+    output: options.get("output"),
+    optional,
+  };
 }
 
 function splitOptions(text: string): string[] {

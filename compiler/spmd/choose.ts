@@ -85,6 +85,8 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
   }
 
   function pinOf(node: Node): Placement | undefined {
+    const original = training.clones.get(node.id);
+    if (original !== undefined) return canonical(original);
     const fixed = pins.fixed.get(node.id) ?? gradientPins.get(node.id);
     if (fixed !== undefined) return fixed;
     const followed = pins.followsInput.get(node.id);
@@ -203,16 +205,19 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
 
   function fits(node: Node, row: StrategyRow): boolean {
     return (
-      divides(node.id, row.output) &&
-      node.inputs.every((input, k) => divides(input, row.inputs[k] ?? "R"))
+      divides(node, -1, row.output) &&
+      node.inputs.every((_, k) => divides(node, k, row.inputs[k] ?? "R"))
     );
   }
 
-  function divides(value: number, placement: Placement): boolean {
+  /** Whether operand `k` of `node` (-1: its output) can be split so: in whole units where the op wants some. */
+  function divides(node: Node, k: number, placement: Placement): boolean {
     if (!isShard(placement)) return true;
     const dim = shardDim(placement);
+    const value = k < 0 ? node.id : (node.inputs[k] ?? -1);
     const length = graph.node(value).type.shape[dim];
-    return length !== undefined && length % (size * problem.otherShards(value, dim)) === 0;
+    const unit = opDefinition(node.op).unit?.(k, dim, node.attrs)?.size ?? 1;
+    return length !== undefined && length % (unit * size * problem.otherShards(value, dim)) === 0;
   }
 
   function movedValue(value: number): MovedValue {

@@ -1,10 +1,10 @@
 import type { Fault } from "../../shared/errors.ts";
 import { axisSize } from "../../shared/mesh/mesh.ts";
 import { isShard, type Placement, shard, shardDim } from "../../shared/mesh/placement.ts";
-import type { AxisRole, CompileRequest } from "../compile.ts";
-import type { LinearLayer, TrainingGraph } from "../ir/training-graph.ts";
-import { type MatchedStyle, matchStyles } from "../plan/match.ts";
-import type { StyleLayout } from "../plan/style.ts";
+import type { CompileRequest } from "../compile.ts";
+import type { TrainingGraph } from "../ir/training-graph.ts";
+import { matchStyles } from "../plan/match.ts";
+import { type PinContext, pinLayer } from "./pin-layer.ts";
 
 /** What is settled about values on one axis before anything is chosen. */
 export interface AxisPins {
@@ -33,12 +33,14 @@ export function layersWithInputLayout(
 
 /**
  * Pins of every axis: parameters, state and updated parameters by style and state sharding, layer outputs by style,
- * inputs and the loss. Faults of the plan and of sizes that do not divide are added to `faults`.
+ * inputs and the loss. Faults of the plan and of sizes that do not divide are added to `faults`,
+ * what an optional style leaves off to `notes`.
  */
 export function pinAxes(
   request: CompileRequest,
   training: TrainingGraph,
   faults: Fault[],
+  notes: string[],
 ): AxisPins[] {
   const { mesh } = request;
   const layerNames = training.layers.map((layer) => layer.path);
@@ -51,6 +53,7 @@ export function pinAxes(
   request.axes.forEach((role, a) => {
     const pins = fixed[a] ?? new Map<number, Placement>();
     const size = axisSize(mesh, a);
+    const owners: PinContext["owners"] = new Map();
     const pin = (value: number | undefined, placement: Placement): void => {
       if (value !== undefined) pins.set(value, size === 1 ? "R" : placement);
     };
@@ -62,14 +65,11 @@ export function pinAxes(
     for (const square of training.squares) pin(square, "P");
     for (const parameter of training.parameters) pin(parameter.leaf, "R");
     for (const layer of training.layers) {
-      pinLayer(
-        layer,
-        styles[a]?.get(layer.path),
-        size,
-        role,
-        pin,
-        follows[a] ?? new Map<number, number>(),
-      );
+      const matched = styles[a]?.get(layer.path);
+      const followsInput = follows[a];
+      if (matched !== undefined)
+        pinLayer({ request, training, faults, notes, axis: a, pins, pin, owners }, layer, matched);
+      else for (const call of layer.calls) followsInput?.set(call.product, call.input);
     }
     for (const parameter of training.parameters) {
       const compute = pins.get(parameter.leaf) ?? "R";
@@ -110,103 +110,4 @@ export function pinAxes(
     }
     return "R";
   }
-
-  function pinLayer(
-    layer: LinearLayer,
-    matched: MatchedStyle | undefined,
-    size: number,
-    role: AxisRole,
-    pin: (value: number | undefined, placement: Placement) => void,
-    followsInput: Map<number, number>,
-  ): void {
-    const weight = training.parameters[training.parameterOf.get(layer.weight) ?? -1];
-    const bias =
-      layer.bias === undefined
-        ? undefined
-        : training.parameters[training.parameterOf.get(layer.bias) ?? -1];
-    if (matched === undefined) {
-      for (const call of layer.calls) followsInput.set(call.product, call.input);
-      return;
-    }
-    const { style, pattern } = matched;
-    const path = role.stylesAreOwn
-      ? `${role.stylesPath}[${JSON.stringify(pattern.slice(0, 80))}]`
-      : role.sizePath;
-    const [out = 0, into = 0] = training.graph.node(layer.weight).type.shape;
-    const cut = style.name === "colwise" ? out : style.name === "rowwise" ? into : size;
-    if (cut % size !== 0) {
-      const features = style.name === "colwise" ? "out-features" : "in-features";
-      faults.push({
-        path,
-        message: `${style.name} "${layer.path}": ${cut} ${features} are not divisible by ${size} ranks; use ${divisors(cut)} ranks, or a multiple of ${size}`,
-      });
-      return;
-    }
-    pin(weight?.leaf, style.name === "colwise" ? "S0" : style.name === "rowwise" ? "S1" : "R");
-    pin(bias?.leaf, style.name === "colwise" ? "S0" : "R");
-    for (const call of layer.calls) {
-      const rank = training.graph.node(call.product).type.shape.length;
-      const output =
-        resolve(style.output, rank, path) ?? (style.name === "colwise" ? shard(rank - 1) : "R");
-      // A colwise bias is split like the product's last dim and added before anything is gathered; a rowwise bias
-      // is whole and added once, after the partial products are reduced.
-      pin(call.product, style.name === "colwise" ? shard(rank - 1) : output);
-      pin(call.output, output);
-      checkShard(output, call.output, size, path, layer.path, "output");
-      if (training.inputCopies.has(call.input)) {
-        const input = resolve(style.input, training.graph.node(call.input).type.shape.length, path);
-        if (input !== undefined) {
-          pin(call.input, input);
-          checkShard(input, call.input, size, path, layer.path, "input");
-        }
-      }
-    }
-  }
-
-  function resolve(
-    layout: StyleLayout | undefined,
-    rank: number,
-    path: string,
-  ): Placement | undefined {
-    if (layout === undefined) return undefined;
-    if (layout.kind === "replicate") return "R";
-    const dim = layout.dim < 0 ? layout.dim + rank : layout.dim;
-    if (dim >= 0 && dim < rank) return shard(dim);
-    faults.push({
-      path,
-      message: `shard(${layout.dim}) of a tensor with ${rank} dims; use a dim from ${-rank} to ${rank - 1}`,
-    });
-    return "R";
-  }
-
-  function checkShard(
-    placement: Placement,
-    value: number,
-    size: number,
-    path: string,
-    layer: string,
-    what: string,
-  ): void {
-    if (!isShard(placement)) return;
-    const { shape } = training.graph.node(value).type;
-    const length = shape[shardDim(placement)] ?? 0;
-    const batchParts =
-      shardDim(placement) === 0
-        ? request.axes.reduce((p, axis, b) => p * (axis.splitsBatch ? axisSize(mesh, b) : 1), 1)
-        : 1;
-    if (length % (size * batchParts) !== 0) {
-      faults.push({
-        path,
-        message: `${what} of "${layer}": dim ${shardDim(placement)} of [${shape.join(", ")}] is not divisible by ${size * batchParts} ranks`,
-      });
-    }
-  }
-}
-
-/** `1, 2, 4, 5 or 10`: at most the eight largest divisors up to 64. */
-function divisors(n: number): string {
-  const all: number[] = [];
-  for (let d = 1; d <= Math.min(n, 64); d++) if (n % d === 0) all.push(d);
-  const shown = all.slice(-8);
-  return shown.length === 1 ? `${shown[0]}` : `${shown.slice(0, -1).join(", ")} or ${shown.at(-1)}`;
 }

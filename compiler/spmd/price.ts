@@ -27,6 +27,10 @@ export interface MovedValue {
 export function movePrice(from: Placement, to: Placement, value: MovedValue, size: number): number {
   if (from === to) return 0;
   const share = ((size - 1) / size) * value.bytes;
+  // Statistics of every rank's classes are gathered and merged; there is no other way to move them.
+  if (from === "L")
+    return to === "R" ? (size - 1) * value.bytes + LATENCY_BYTES : Number.POSITIVE_INFINITY;
+  if (to === "L") return Number.POSITIVE_INFINITY;
   if (from === "P") return (to === "R" ? 2 * share : share) + LATENCY_BYTES;
   if (from === "R") {
     if (to === "P") return value.elements <= 1 ? 1 : Number.POSITIVE_INFINITY;

@@ -3,7 +3,14 @@ import { isShard, type Layout, type Placement, shardDim } from "../../shared/mes
 
 /** One move on one axis. */
 export interface Move {
-  readonly kind: "slice" | "mask" | "reduceScatter" | "allReduce" | "allToAll" | "allGather";
+  readonly kind:
+    | "slice"
+    | "mask"
+    | "reduceScatter"
+    | "allReduce"
+    | "merge"
+    | "allToAll"
+    | "allGather";
   readonly axis: number;
   readonly from: Placement;
   readonly to: Placement;
@@ -31,6 +38,7 @@ export function movesBetween(from: Layout, to: Layout): Move[] {
     const [now, target] = [at(axis), wanted(axis)];
     if (now === target) return undefined;
     if (now === "R" && target === "P") return { kind: "mask", axis, from: now, to: target };
+    if (now === "L") return { kind: "merge", axis, from: now, to: "R" };
     if (now === "R") return { kind: "slice", axis, from: now, to: target };
     if (now === "P")
       return { kind: target === "R" ? "allReduce" : "reduceScatter", axis, from: now, to: target };
@@ -50,6 +58,7 @@ export function movesBetween(from: Layout, to: Layout): Move[] {
     "mask",
     "reduceScatter",
     "allReduce",
+    "merge",
     "allToAll",
     "allGather",
   ];
@@ -101,7 +110,7 @@ export function bytesMoved(
     const local =
       globalBytes / current.reduce((parts, p, axis) => parts * (isShard(p) ? size(axis) : 1), 1);
     const n = size(move.axis);
-    if (move.kind === "allGather") total += local * (n - 1);
+    if (move.kind === "allGather" || move.kind === "merge") total += local * (n - 1);
     else if (move.kind === "allReduce") total += (2 * local * (n - 1)) / n;
     else if (move.kind === "reduceScatter" || move.kind === "allToAll")
       total += (local * (n - 1)) / n;

@@ -29,6 +29,12 @@ export function printProgram(program: Program): string {
   if (program.epilogue.length > 0) section("epilogue", program.epilogue, 1);
   const norm = program.gradNormSlot < 0 ? "" : `, gradient norm %${program.gradNormSlot}`;
   lines.push(`loss %${program.lossSlot}${norm}`);
+  if (program.evaluation !== undefined) {
+    const { body, epilogue, lossSlot } = program.evaluation;
+    section("evaluation", body, program.microbatches);
+    if (epilogue.length > 0) section("evaluation epilogue", epilogue, 1);
+    lines.push(`evaluation loss %${lossSlot}`);
+  }
   return `${lines.join("\n")}\n`;
 
   function section(name: string, instructions: readonly Instruction[], times: number): void {

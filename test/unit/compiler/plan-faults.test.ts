@@ -110,6 +110,7 @@ describe("style strings", () => {
       name: "rowwise",
       input: { kind: "replicate" },
       output: { kind: "shard", dim: -1 },
+      optional: false,
     });
   });
 
@@ -120,7 +121,7 @@ describe("style strings", () => {
     "colwise(output=shard)",
     "colwise(in=replicate)",
     "colwise(output=replicate,output=replicate)",
-    "sequence",
+    "colwise(optional=1)",
     "x".repeat(1e6),
   ]) {
     it(`refuse ${JSON.stringify(text.slice(0, 50))} with a short message`, () => {
