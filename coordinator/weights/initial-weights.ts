@@ -1,27 +1,34 @@
-import { InvalidArgumentError, NotFoundError } from "../../shared/errors.ts";
+import { type Fault, InvalidArgumentError, NotFoundError } from "../../shared/errors.ts";
 import { shardIntervals } from "../../shared/mesh/placement.ts";
-import { didYouMean } from "../../shared/nearest.ts";
-import type { Program, StoredTensor } from "../../shared/program/program.ts";
+import type { Program } from "../../shared/program/program.ts";
 import { quote } from "../../shared/quote.ts";
-import type { SafetensorsHeader } from "../../shared/safetensors/header.ts";
 import { SafetensorsFile } from "../../shared/safetensors/reader.ts";
 import type { ResolvedPath } from "../data/paths.ts";
+import type { HuggingFaceCheckpoint } from "./hugging-face-checkpoint.ts";
+import { readFloat32, type SourceTensor, sameValues } from "./source-tensor.ts";
+import { tiedAliases, weightFaults } from "./weight-faults.ts";
 
-/** Names listed in one fault. */
-const MAX_LISTED = 8;
+interface Source {
+  /** For errors. */
+  readonly field: string;
+  readonly tensors: ReadonlyMap<string, SourceTensor>;
+  /** Tensors that must hold the same numbers. */
+  readonly equal: readonly { readonly said: string; readonly pair: readonly SourceTensor[] }[];
+  close(): Promise<void>;
+}
 
-/** The file that a job's parameters are loaded from: hands each rank the slices that it holds. */
+/** The files that a job's parameters are loaded from: hands each rank the slices that it holds. */
 export class InitialWeights {
-  readonly #file: SafetensorsFile;
+  readonly #source: Source;
   readonly #program: Program;
 
-  private constructor(file: SafetensorsFile, program: Program) {
-    this.#file = file;
+  private constructor(source: Source, program: Program) {
+    this.#source = source;
     this.#program = program;
   }
 
   /**
-   * Reads the file's header only.
+   * One file with the model's own names. Reads the header only.
    * @throws InvalidArgumentError with all faults, when the file does not hold exactly the program's parameters
    */
   static async open(path: ResolvedPath, program: Program): Promise<InitialWeights> {
@@ -32,12 +39,72 @@ export class InitialWeights {
       throw faultsAt(path.field, faults);
     });
     const faults = weightFaults(file.header, program.stored);
-    if (faults.length === 0) return new InitialWeights(file, program);
-    await file.close();
-    throw faultsAt(
-      path.field,
-      faults.map((fault) => `${path.given}: ${fault}`),
+    if (faults.length > 0) {
+      await file.close();
+      throw faultsAt(
+        path.field,
+        faults.map((fault) => `${path.given}: ${fault}`),
+      );
+    }
+    const source = (name: string): SourceTensor => ({ file, tensor: file.tensor(name) });
+    const parameters = program.stored.filter(({ role }) => role === "parameter");
+    const aliases = tiedAliases(file.header, parameters);
+    return new InitialWeights(
+      {
+        field: path.field,
+        tensors: new Map(parameters.map(({ name }) => [name, source(name)])),
+        equal: aliases.map(([alias, name]) => ({
+          said: `${path.given}: tensors ${quote(alias)} and ${quote(name)}`,
+          pair: [source(alias), source(name)],
+        })),
+        close: () => file.close(),
+      },
+      program,
     );
+  }
+
+  /**
+   * A checkpoint with the names and the order of rows of Hugging Face. It is closed with the weights.
+   * @throws InvalidArgumentError when it does not hold exactly the program's parameters: its configuration has changed then
+   */
+  static async fromCheckpoint(
+    checkpoint: HuggingFaceCheckpoint,
+    program: Program,
+  ): Promise<InitialWeights> {
+    const tensors = checkpoint.parameters;
+    const parameters = program.stored.filter(({ role }) => role === "parameter");
+    const isSame =
+      parameters.length === tensors.size &&
+      parameters.every(
+        ({ name, globalShape }) => tensors.get(name)?.tensor.shape.join() === globalShape.join(),
+      );
+    if (!isSame) {
+      await checkpoint.close();
+      throw faultsAt(checkpoint.field, [
+        `${checkpoint.given}: the checkpoint has changed since the job was checked; submit it again`,
+      ]);
+    }
+    return new InitialWeights(
+      {
+        field: checkpoint.field,
+        tensors,
+        equal: checkpoint.tied,
+        close: () => checkpoint.close(),
+      },
+      program,
+    );
+  }
+
+  /** Faults that only the values show: tensors that a tied model takes for one and that differ. Reads those whole. */
+  async valueFaults(): Promise<Fault[]> {
+    const faults: Fault[] = [];
+    for (const { said, pair } of this.#source.equal) {
+      const [a, b] = pair;
+      if (a === undefined || b === undefined || (await sameValues(a, b))) continue;
+      const message = `${said} differ, and the model is tied: both are one weight in it; leave out the wrong one, or train the model untied`;
+      faults.push({ path: this.#source.field, message });
+    }
+    return faults;
   }
 
   /**
@@ -46,7 +113,8 @@ export class InitialWeights {
    */
   read(stored: number, rank: number): AsyncGenerator<Uint8Array, void, void> {
     const tensor = this.#program.stored[stored];
-    if (tensor?.role !== "parameter") {
+    const source = this.#source.tensors.get(tensor?.name ?? "");
+    if (tensor?.role !== "parameter" || source === undefined) {
       throw new NotFoundError(
         tensor === undefined
           ? `the program stores tensors 0 to ${this.#program.stored.length - 1}, not ${stored}`
@@ -54,43 +122,12 @@ export class InitialWeights {
       );
     }
     const intervals = shardIntervals(tensor.globalShape, tensor.layout, this.#program.mesh, rank);
-    return this.#file.readSlice(this.#file.tensor(tensor.name), intervals);
+    return readFloat32(source, intervals);
   }
 
   async close(): Promise<void> {
-    await this.#file.close();
+    await this.#source.close();
   }
-}
-
-/** What is wrong with a file of weights for these stored tensors: missing, of another shape or dtype, or too many. */
-export function weightFaults(header: SafetensorsHeader, stored: readonly StoredTensor[]): string[] {
-  const parameters = stored.filter((tensor) => tensor.role === "parameter");
-  const names = new Set(parameters.map((tensor) => tensor.name));
-  const faults: string[] = [];
-  for (const { name, globalShape } of parameters) {
-    const found = header.tensors.get(name);
-    const wanted = `float32 [${globalShape.join(", ")}]`;
-    if (found === undefined) {
-      const spare = [...header.tensors.keys()].filter((other) => !names.has(other));
-      faults.push(`has no tensor ${quote(name)} (${wanted})${didYouMean(name, spare)}`);
-    } else if (found.dtype !== "F32") {
-      faults.push(`tensor ${quote(name)} is ${found.dtype}, the model's is F32; convert it`);
-    } else if (found.shape.join() !== globalShape.join()) {
-      faults.push(
-        `tensor ${quote(name)} is [${found.shape.join(", ")}], the model's is [${globalShape.join(", ")}]`,
-      );
-    }
-  }
-  const extra = [...header.tensors.keys()].filter((name) => !names.has(name));
-  if (extra.length > 0) {
-    const listed = extra.slice(0, MAX_LISTED).map(quote).join(", ");
-    const more = extra.length > MAX_LISTED ? ` and ${extra.length - MAX_LISTED} more` : "";
-    faults.push(
-      `has ${extra.length} ${extra.length === 1 ? "tensor" : "tensors"} that the model does not: ${listed}${more}; ` +
-        "leave out what is no parameter",
-    );
-  }
-  return faults;
 }
 
 function faultsAt(path: string, messages: readonly string[]): InvalidArgumentError {
