@@ -4,7 +4,7 @@ import {
   allDims,
   at,
   elements,
-  inferSame,
+  inferFloats,
   inputOf,
   operand,
   outputOf,
@@ -45,6 +45,11 @@ export function erf(x: number): number {
 const normalCdf = (x: number): number => 0.5 * (1 + erf(x / Math.SQRT2));
 const normalPdf = (x: number): number => Math.exp(-0.5 * x * x) / Math.sqrt(2 * Math.PI);
 
+// GPT-2's gelu, PyTorch's approximate="tanh": x (1 + tanh(u)) / 2 = x sigmoid(2u).
+const GELU_TANH_SCALE = Math.sqrt(2 / Math.PI);
+const GELU_TANH_CUBE = 0.044715;
+const geluTanhArgument = (x: number): number => GELU_TANH_SCALE * (x + GELU_TANH_CUBE * x ** 3);
+
 const activations: readonly Activation[] = [
   {
     name: "silu",
@@ -58,6 +63,14 @@ const activations: readonly Activation[] = [
     value: (x) => x * normalCdf(x),
     derivative: (x) => normalCdf(x) + x * normalPdf(x),
   },
+  {
+    name: "geluTanh",
+    value: (x) => x * sigmoid(2 * geluTanhArgument(x)),
+    derivative: (x) => {
+      const s = sigmoid(2 * geluTanhArgument(x));
+      return s + x * s * (1 - s) * 2 * GELU_TANH_SCALE * (1 + 3 * GELU_TANH_CUBE * x * x);
+    },
+  },
   { name: "tanh", value: Math.tanh, derivative: (x) => 1 - Math.tanh(x) ** 2 },
   { name: "sigmoid", value: sigmoid, derivative: (x) => sigmoid(x) * (1 - sigmoid(x)) },
 ];
@@ -69,12 +82,13 @@ function definitionsOf({ name, value, derivative }: Activation): OpDefinition[] 
     {
       name,
       numInputs: 1,
-      infer: (inputs) => inferSame(name, inputs),
+      infer: (inputs) => inferFloats(name, inputs),
       gradient: (g) => [
         g.needs(0) ? g.emit(`${name}Grad`, [g.outputGradient, operand(g.inputs, 0)]) : undefined,
       ],
       strategies: (_inputs, y) => [row(["R"], "R"), ...splitTogether(1, allDims(y))],
       flops: (_inputs, y) => FLOPS_PER_ELEMENT * elements(y.shape),
+      mayOverwrite: 0,
       reference(call) {
         const [x, y] = [inputOf(call, 0), outputOf(call)];
         for (let i = 0; i < elements(x.shape); i++) y.data[i] = value(at(x.data, i));
@@ -82,7 +96,7 @@ function definitionsOf({ name, value, derivative }: Activation): OpDefinition[] 
     },
     {
       name: `${name}Grad`,
-      infer: (inputs) => inferSame(`${name}Grad`, inputs),
+      infer: (inputs) => inferFloats(`${name}Grad`, inputs),
       // Linear in dy, so a partial dy may stay partial.
       strategies: (_inputs, dx) => [
         row(["R", "R"], "R"),
@@ -90,6 +104,7 @@ function definitionsOf({ name, value, derivative }: Activation): OpDefinition[] 
         row(["P", "R"], "P"),
       ],
       flops: (_inputs, dx) => FLOPS_PER_ELEMENT * elements(dx.shape),
+      mayOverwrite: 0,
       reference(call) {
         const [dy, x, dx] = [inputOf(call, 0), inputOf(call, 1), outputOf(call)];
         for (let i = 0; i < elements(x.shape); i++)

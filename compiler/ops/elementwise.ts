@@ -6,6 +6,7 @@ import {
   at,
   attr,
   elements,
+  inferFloats,
   inferSame,
   inputOf,
   operand,
@@ -17,7 +18,7 @@ import {
 const mul: OpDefinition = {
   name: "mul",
   numInputs: 2,
-  infer: (inputs) => inferSame("mul", inputs),
+  infer: (inputs) => inferFloats("mul", inputs),
   gradient: (g) => [
     g.needs(0) ? g.emit("mul", [g.outputGradient, operand(g.inputs, 1)]) : undefined,
     g.needs(1) ? g.emit("mul", [g.outputGradient, operand(g.inputs, 0)]) : undefined,
@@ -30,13 +31,14 @@ const mul: OpDefinition = {
     row(["R", "P"], "P"),
   ],
   flops: (_inputs, y) => elements(y.shape),
+  mayOverwrite: 0,
   reference: (call) => combine(call, (a, b) => a * b),
 };
 
 const add: OpDefinition = {
   name: "add",
   numInputs: 2,
-  infer: (inputs) => inferSame("add", inputs),
+  infer: (inputs) => inferFloats("add", inputs),
   gradient: (g) => [
     g.needs(0) ? g.outputGradient : undefined,
     g.needs(1) ? g.outputGradient : undefined,
@@ -47,13 +49,14 @@ const add: OpDefinition = {
     row(["P", "P"], "P"),
   ],
   flops: (_inputs, y) => elements(y.shape),
+  mayOverwrite: 0,
   reference: (call) => combine(call, (a, b) => a + b),
 };
 
 const sub: OpDefinition = {
   name: "sub",
   numInputs: 2,
-  infer: (inputs) => inferSame("sub", inputs),
+  infer: (inputs) => inferFloats("sub", inputs),
   gradient: (g) => [
     g.needs(0) ? g.outputGradient : undefined,
     g.needs(1) ? g.emit("scale", [g.outputGradient], { factor: -1 }) : undefined,
@@ -64,19 +67,21 @@ const sub: OpDefinition = {
     row(["P", "P"], "P"),
   ],
   flops: (_inputs, y) => elements(y.shape),
+  mayOverwrite: 0,
   reference: (call) => combine(call, (a, b) => a - b),
 };
 
 /** Sum of any number of values in operand order: where a value's gradient contributions meet. */
 const addN: OpDefinition = {
   name: "addN",
-  infer: (inputs) => inferSame("addN", inputs),
+  infer: (inputs) => inferFloats("addN", inputs),
   strategies: (inputs, y) => [
     row(new Array(inputs.length).fill("R"), "R"),
     ...splitTogether(inputs.length, allDims(y)),
     row(new Array(inputs.length).fill("P"), "P"),
   ],
   flops: (inputs, y) => (inputs.length - 1) * elements(y.shape),
+  mayOverwrite: 0,
   reference(call) {
     const y = outputOf(call);
     for (let i = 0; i < elements(y.shape); i++) {
@@ -96,11 +101,12 @@ const scale: OpDefinition = {
         'scale: has no attribute "factor"; give the number to multiply by',
       );
     }
-    return inferSame("scale", inputs);
+    return inferFloats("scale", inputs);
   },
   gradient: (g) => [g.needs(0) ? g.emit("scale", [g.outputGradient], g.attrs) : undefined],
   strategies: (_inputs, y) => [row(["R"], "R"), ...splitTogether(1, allDims(y)), row(["P"], "P")],
   flops: (_inputs, y) => elements(y.shape),
+  mayOverwrite: 0,
   reference(call) {
     const [x, y, factor] = [inputOf(call, 0), outputOf(call), attr(call.attrs, "factor")];
     for (let i = 0; i < elements(x.shape); i++) y.data[i] = at(x.data, i) * factor;

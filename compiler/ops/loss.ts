@@ -102,6 +102,7 @@ const mseLossGrad: OpDefinition = {
     row(["P", "R", "R"], "P"),
   ],
   flops: (_inputs, dx) => 3 * elements(dx.shape),
+  mayOverwrite: 1,
   reference(call) {
     const [x, y, dx] = [inputOf(call, 1), inputOf(call, 2), outputOf(call)];
     const factor = (2 * at(inputOf(call, 0).data, 0)) / attr(call.attrs, "count");

@@ -80,11 +80,13 @@ function updateRows(numInputs: number, numTensors: number, w: ValueType): Strate
   return [together("R"), ...allDims(w).map((d) => together(shard(d)))];
 }
 
-function factorOf(call: ReferenceCall, index: number): number {
+/** What the gradient is multiplied by: input `index`, where the op has one. */
+export function factorOf(call: ReferenceCall, index: number): number {
   return attr(call.attrs, "hasFactor") === 1 ? at(inputOf(call, index).data, 0) : 1;
 }
 
-function adamwElement(call: ReferenceCall, i: number, g: number): void {
+/** Updates element `i` of outputs w, m and v. */
+export function adamwElement(call: ReferenceCall, i: number, g: number): void {
   const { decay, oneMinusBeta1, beta2, oneMinusBeta2, stepSize, rootScale, eps } = call.scalars;
   const [w, m, v] = [outputOf(call, 0).data, outputOf(call, 1).data, outputOf(call, 2).data];
   const m1 = at(m, i) + (g - at(m, i)) * oneMinusBeta1;
@@ -94,7 +96,8 @@ function adamwElement(call: ReferenceCall, i: number, g: number): void {
   w[i] = at(w, i) * decay - (stepSize * m1) / (Math.sqrt(v1) * rootScale + eps);
 }
 
-function sgdElement(call: ReferenceCall, i: number, g: number): void {
+/** Updates element `i` of outputs w and, with momentum, m. */
+export function sgdElement(call: ReferenceCall, i: number, g: number): void {
   const { stepSize, momentum } = call.scalars;
   const w = outputOf(call, 0).data;
   let direction = g;

@@ -1,5 +1,5 @@
 import { InternalError, InvalidArgumentError } from "../../shared/errors.ts";
-import { type Placement, shard } from "../../shared/mesh/placement.ts";
+import { type Placement, partOf, shard } from "../../shared/mesh/placement.ts";
 import type {
   Attrs,
   NumberArray,
@@ -70,6 +70,49 @@ export function inferSame(op: string, inputs: readonly ValueType[]): ValueType {
   }
   return first;
 }
+
+/** As `inferSame`, of floats: token ids have no arithmetic. */
+export function inferFloats(op: string, inputs: readonly ValueType[]): ValueType {
+  const type = inferSame(op, inputs);
+  checkFloats(op, [type]);
+  return type;
+}
+
+/** @throws InvalidArgumentError naming op and operand for an operand that is not of floats. */
+export function checkFloats(op: string, inputs: readonly ValueType[]): void {
+  inputs.forEach(({ shape, dtype }, i) => {
+    if (dtype === "int32")
+      throw new InvalidArgumentError(
+        `${op}: input ${i} is int32${show(shape)}; it must be of floats`,
+      );
+  });
+}
+
+/**
+ * Attribute `name` of an op whose attributes come from a user.
+ * @throws InvalidArgumentError when it is missing, or is not what `wanted` says
+ */
+export function checkedAttr(
+  op: string,
+  attrs: Attrs,
+  name: string,
+  isRight: (value: number) => boolean,
+  wanted: string,
+): number {
+  const value = attrs[name];
+  if (value === undefined)
+    throw new InvalidArgumentError(`${op}: has no attribute "${name}"; give ${wanted}`);
+  if (!isRight(value))
+    throw new InvalidArgumentError(`${op}: attribute "${name}" is ${value}; it must be ${wanted}`);
+  return value;
+}
+
+/** Which of how many parts of a dim this rank holds, by position attribute `name`; the whole where it is not set. */
+export const placeOf = (
+  call: ReferenceCall,
+  name: string,
+): { readonly index: number; readonly parts: number } =>
+  partOf(call.attrs[name] ?? 0, call.mesh, call.coordinates);
 
 /** Rows in which `count` operands and the output are split along the same dim. */
 export function splitTogether(count: number, dims: readonly number[]): StrategyRow[] {

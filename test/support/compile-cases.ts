@@ -19,6 +19,9 @@ export interface Case {
   readonly norm?: boolean;
   readonly exchangeFactors?: boolean;
   readonly optimizer?: CompileRequest["optimizer"];
+  readonly recompute?: CompileRequest["recompute"];
+  readonly seed?: number;
+  readonly evaluation?: boolean;
 }
 
 export function requestOf(c: Case): CompileRequest {
@@ -62,6 +65,9 @@ export function requestOf(c: Case): CompileRequest {
     clipGradNorm: c.clip ?? 0,
     reportGradNorm: c.norm ?? false,
     exchangeFactors: c.exchangeFactors ?? true,
+    recompute: c.recompute ?? "none",
+    seed: c.seed ?? 0,
+    evaluation: c.evaluation ?? false,
   };
 }
 
@@ -189,12 +195,13 @@ export function compareWithOneDevice(c: Case, steps = 2): Comparison {
   const start = new Map(
     c.graph.parameters.map((p, i) => {
       const bound = p.init.kind === "uniform" ? p.init.bound : 1;
+      const centre = p.init.kind === "constant" ? p.init.value : 0;
       return [
         p.name,
         numbers(
           p.dims.reduce((a, b) => a * b, 1),
           i + 1,
-        ).map((x) => x * bound),
+        ).map((x) => centre + x * (centre === 0 ? bound : 0.1)),
       ] as const;
     }),
   );
@@ -216,7 +223,11 @@ export function compareWithOneDevice(c: Case, steps = 2): Comparison {
           ] as const,
       ),
     );
+    // What an evaluation says before the step is the step's loss: nothing random, nothing updated.
+    const evaluated = c.evaluation === true ? ranks.evaluate(batch) : undefined;
     const [want, got] = [device.runStep(batch), ranks.runStep(batch)];
+    if (evaluated !== undefined && !hasDropout(c.graph))
+      lossError = Math.max(lossError, relative(evaluated, want.loss));
     lossError = Math.max(
       lossError,
       relative(got.loss, want.loss),
@@ -237,6 +248,10 @@ export function compareWithOneDevice(c: Case, steps = 2): Comparison {
     else updateError = Math.max(updateError, worst / largest);
   }
   return { program, lossError, updateError, unmoved, replicasEqual: ranks.replicasEqual() };
+}
+
+function hasDropout(graph: ForwardGraph): boolean {
+  return graph.nodes.some((node) => node.op === "dropout");
 }
 
 function relative(got: number, want: number): number {

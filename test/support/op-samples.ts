@@ -25,7 +25,7 @@ const pair: Sample = {
     [D, 24],
   ],
 };
-const ACTIVATIONS = ["silu", "relu", "gelu", "tanh", "sigmoid"];
+const ACTIVATIONS = ["silu", "relu", "gelu", "geluTanh", "tanh", "sigmoid"];
 
 /** Samples of every op that has strategies. */
 export const SAMPLES: Readonly<Record<string, readonly Sample[]>> = {
