@@ -1,4 +1,4 @@
-import { constants } from "node:fs";
+import { constants, type Stats } from "node:fs";
 import { access, lstat, realpath, stat } from "node:fs/promises";
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
 import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
@@ -27,6 +27,11 @@ export interface PathPolicy {
    * @throws InvalidArgumentError with one fault at `field`
    */
   output(given: string, field: string): Promise<ResolvedPath>;
+  /**
+   * A folder to write files into, in an existing one; it may exist itself.
+   * @throws InvalidArgumentError with one fault at `field`
+   */
+  outputFolder(given: string, field: string): Promise<ResolvedPath>;
 }
 
 /** The files that a job reads and writes. */
@@ -34,6 +39,8 @@ export interface JobPaths {
   readonly data: ResolvedPath | undefined;
   readonly init: ResolvedPath | undefined;
   readonly output: ResolvedPath | undefined;
+  /** Folder that the model is exported to. */
+  readonly exported: ResolvedPath | undefined;
 }
 
 /** Any path that this process may use, relative ones to `folder`: for a user's own process. */
@@ -46,7 +53,7 @@ export function anyPath(folder: string): PathPolicy {
         await kind.check(real);
         return real;
       });
-  return { input: policy(INPUT), output: policy(OUTPUT) };
+  return { input: policy(INPUT), output: policy(OUTPUT), outputFolder: policy(OUTPUT_FOLDER) };
 }
 
 /** Paths inside `root` alone, relative ones to it: for a daemon that serves others. */
@@ -71,14 +78,14 @@ export function insideRoot(root: string): PathPolicy {
         await kind.check(real);
         return real;
       });
-  return { input: policy(INPUT), output: policy(OUTPUT) };
+  return { input: policy(INPUT), output: policy(OUTPUT), outputFolder: policy(OUTPUT_FOLDER) };
 }
 
 /** No path at all: for a daemon without a data root. */
 export function noPaths(): PathPolicy {
   const refuse = (given: string, field: string): Promise<ResolvedPath> =>
     checked(given, field, () => Promise.reject(new PathFault(NO_ROOT)));
-  return { input: refuse, output: refuse };
+  return { input: refuse, output: refuse, outputFolder: refuse };
 }
 
 /** Resolves every path of a job, with all faults rather than the first. */
@@ -90,7 +97,7 @@ export async function resolveJobPaths(
   const attempt = async (
     given: string | undefined,
     field: string,
-    kind: "input" | "output",
+    kind: keyof PathPolicy,
   ): Promise<ResolvedPath | undefined> => {
     if (given === undefined) return undefined;
     try {
@@ -111,7 +118,34 @@ export async function resolveJobPaths(
       message: `${quote(output.given)} is the file that the data comes from; write to another one`,
     });
   }
-  return { paths: { data, init, output }, faults };
+  const exported = await attempt(spec.output.huggingFace, "output.huggingFace", "outputFolder");
+  if (exported !== undefined) faults.push(...(await exportFaults(exported, output, spec, policy)));
+  return { paths: { data, init, output, exported }, faults };
+}
+
+/** An export must not write over what the job reads, nor over its other output. */
+async function exportFaults(
+  folder: ResolvedPath,
+  output: ResolvedPath | undefined,
+  spec: JobSpec,
+  policy: PathPolicy,
+): Promise<Fault[]> {
+  const faults: Fault[] = [];
+  if ("huggingFace" in spec.model) {
+    // Faults of the model's own path are told where it is read.
+    const given = join(spec.model.huggingFace.path, "config.json");
+    const model = await policy.input(given, folder.field).catch(() => undefined);
+    const there = await realpath(join(folder.real, "config.json")).catch(() => undefined);
+    if (model !== undefined && model.real === there) {
+      const message = `${quote(folder.given)} is the folder that the model comes from; write to another one`;
+      faults.push({ path: folder.field, message });
+    }
+  }
+  if (output !== undefined && output.real === join(folder.real, "model.safetensors")) {
+    const message = `${quote(folder.given)} would get its model.safetensors where output.safetensors goes; write to another folder`;
+    faults.push({ path: folder.field, message });
+  }
+  return faults;
 }
 
 const OUTSIDE = "lies outside the data root; give a path inside it";
@@ -155,24 +189,43 @@ const INPUT: FileKind = {
 
 /** A file to come, or to be replaced, in an existing folder. Links are followed up to the folder. */
 const OUTPUT: FileKind = {
-  async realPath(path) {
-    const folder = await realpath(dirname(path)).catch((error: unknown) => {
-      throw codeOf(error) === "ENOENT" ? new PathFault("its folder does not exist") : error;
-    });
-    return join(folder, basename(path));
-  },
+  realPath: inExistingFolder,
   async check(real) {
     if (!(await stat(dirname(real))).isDirectory()) throw new PathFault("its folder is a file");
-    const existing = await lstat(real).catch((error: unknown) => {
-      if (codeOf(error) === "ENOENT") return undefined;
-      throw error;
-    });
+    const existing = await statOrNothing(real);
     if (existing?.isDirectory()) throw new PathFault("is a folder; name a file");
     if (existing?.isSymbolicLink()) throw new PathFault("is a link; name the file itself");
     if (existing !== undefined && !existing.isFile()) throw new PathFault("is no regular file");
     await access(dirname(real), constants.W_OK);
   },
 };
+
+/** A folder to come, or to put files into. Links are followed up to the one that it is in. */
+const OUTPUT_FOLDER: FileKind = {
+  realPath: inExistingFolder,
+  async check(real) {
+    if (!(await stat(dirname(real))).isDirectory()) throw new PathFault("its folder is a file");
+    const existing = await statOrNothing(real);
+    if (existing?.isSymbolicLink()) throw new PathFault("is a link; name the folder itself");
+    if (existing !== undefined && !existing.isDirectory())
+      throw new PathFault("is no folder; name one, or one to come");
+    await access(existing === undefined ? dirname(real) : real, constants.W_OK);
+  },
+};
+
+async function inExistingFolder(path: string): Promise<string> {
+  const folder = await realpath(dirname(path)).catch((error: unknown) => {
+    throw codeOf(error) === "ENOENT" ? new PathFault("its folder does not exist") : error;
+  });
+  return join(folder, basename(path));
+}
+
+async function statOrNothing(path: string): Promise<Stats | undefined> {
+  return lstat(path).catch((error: unknown) => {
+    if (codeOf(error) === "ENOENT") return undefined;
+    throw error;
+  });
+}
 
 function isInside(path: string, root: string): boolean {
   const rest = relative(root, path);

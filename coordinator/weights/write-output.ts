@@ -12,6 +12,7 @@ import { services } from "../../shared/rpc/proto.ts";
 import { SafetensorsWriter } from "../../shared/safetensors/writer.ts";
 import type { Gang } from "../gang/gang.ts";
 import type { WrittenFile } from "../job/job-files.ts";
+import { modelForm, type OutputForm } from "./output-form.ts";
 
 /** One rank's slice of one parameter. */
 export interface ShardToRead {
@@ -42,18 +43,17 @@ export function shardsToRead(program: Program): ShardToRead[] {
 /**
  * Pulls the parameters from the gang's ranks and writes them as one safetensors file, whole or not at all. Ranks are read in
  * parallel, the slices of one rank after another.
+ * @param form names and order in the file
  * @throws UnavailableError naming the rank that kept silent for `silenceMs` or was lost; CancelledError when the gang is over
  */
 export async function writeOutput(
   path: string,
   gang: Gang,
   silenceMs: number,
+  form: OutputForm = modelForm(gang.plan.program),
 ): Promise<WrittenFile> {
   const { program } = gang.plan;
-  const specs = program.stored
-    .filter((tensor) => tensor.role === "parameter")
-    .map(({ name, globalShape }) => ({ name, dtype: "F32" as const, shape: globalShape }));
-  const writer = await SafetensorsWriter.create(path, specs);
+  const writer = await SafetensorsWriter.create(path, form.specs, form.metadata);
   const { Client } = services().collective;
   const shards = shardsToRead(program);
   const clients: CollectiveServiceClient[] = [];
@@ -67,7 +67,7 @@ export async function writeOutput(
       clients.push(client);
       for (const shard of mine) {
         const pieces = readShard(client, gang, shard, silenceMs, signal);
-        await writer.writeSlice(shard.name, shard.intervals, pieces);
+        await form.write(writer, shard.name, shard.intervals, pieces);
       }
     });
     // The first failure stops the others; all are awaited, so that nobody writes to a closed file.
