@@ -18,6 +18,7 @@ import type { TrainingGraph } from "../ir/training-graph.ts";
 import { opDefinition } from "../ops/registry.ts";
 import { elements } from "../ops/shapes.ts";
 import { planArena, spread } from "./arena.ts";
+import { coalesceReductions } from "./coalesce.ts";
 import { fuseUpdates, reachable } from "./fuse.ts";
 import { fuseSiblings } from "./fuse-siblings.ts";
 import type { Lowered } from "./lower.ts";
@@ -66,7 +67,9 @@ export function emitProgram(
     .filter((updated) => updated !== undefined)
     .map(canonical);
   const leaves = [...stored.map((s) => s.value), ...inputLeaves];
-  const live = reachable(values, [...results, ...updates, ...leaves]);
+  const roots = [...results, ...updates, ...leaves];
+  coalesceReductions(values, reachable(values, roots));
+  const live = reachable(values, roots);
   const kept = [...live].filter((id) => at(id).op === "accumulate");
   const persistent = persistentPlaces();
   const step = placeSection(live, results);
@@ -339,7 +342,10 @@ export function emitProgram(
       payloadBytes,
       wireBytes: wireBytes(move.op, algorithm, payloadBytes, groupSize, dtypeBytes(value.dtype)),
       sameInputs: !move.axes.some((axis) => request.axes[axis]?.splitsBatch === true),
-      label: labelOf(value.origin),
+      label:
+        value.together === undefined
+          ? labelOf(value.origin)
+          : `${labelOf(value.origin)} and ${value.together - 1} more`,
       from: move.from,
       to: move.to,
       phase: value.phase,

@@ -22,6 +22,8 @@ export interface RankValue {
   readonly collective: CollectiveMove | undefined;
   /** Values of kind `part` that this compute value's op makes along with its own. */
   readonly makes?: readonly number[];
+  /** Of a collective that carries several values: how many. */
+  readonly together?: number;
   /** Leaf whose bytes this value takes over when it is written: an updated parameter, gathered or not. */
   readonly replaces: number | undefined;
 }

@@ -33,6 +33,7 @@ const isCount = (x: number): boolean => Number.isSafeInteger(x) && x >= 1;
  */
 const dropout: OpDefinition = {
   name: "dropout",
+  evaluationAttrs: { rate: 0 },
   numInputs: 1,
   infer([x], attrs) {
     const type = operand([x], 0) as ValueType;

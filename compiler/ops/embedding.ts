@@ -25,6 +25,14 @@ import {
 const embedding: OpDefinition = {
   name: "embedding",
   numInputs: 2,
+  layer: {
+    kind: "embedding",
+    styles: {
+      rowwise: { weight: "S0", bias: "R", product: "output", output: "R" },
+      colwise: { weight: "S1", bias: "S0", product: "last", output: "last" },
+      replicate: { weight: "R", bias: "R", product: "output", output: "R" },
+    },
+  },
   infer(inputs) {
     const [ids, w] = [operand(inputs, 0), operand(inputs, 1)];
     if (ids.dtype !== "int32" || w.dtype !== "float32" || w.shape.length !== 2) {

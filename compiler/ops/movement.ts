@@ -147,4 +147,36 @@ const accumulate: OpDefinition = {
   },
 };
 
-registerOps(slice, mask, splitBlocks, joinBlocks, takeRows, accumulate);
+/** All inputs' elements one after another: [total]. */
+const pack: OpDefinition = {
+  name: "pack",
+  infer() {
+    throw new InternalError("a pack's shape comes with the node");
+  },
+  strategies: () => [],
+  flops: () => 0,
+  reference(call) {
+    const y = outputOf(call);
+    let offset = 0;
+    for (const x of call.inputs) {
+      for (let i = 0; i < elements(x.shape); i++) y.data[offset++] = at(x.data, i);
+    }
+  },
+};
+
+/** The output's elements out of a packed input, from attrs.offset on. */
+const unpack: OpDefinition = {
+  name: "unpack",
+  infer() {
+    throw new InternalError("an unpacked shape comes with the node");
+  },
+  strategies: () => [],
+  flops: () => 0,
+  reference(call) {
+    const [x, y] = [inputOf(call, 0), outputOf(call)];
+    const offset = attr(call.attrs, "offset");
+    for (let i = 0; i < elements(y.shape); i++) y.data[i] = at(x.data, offset + i);
+  },
+};
+
+registerOps(slice, mask, splitBlocks, joinBlocks, takeRows, accumulate, pack, unpack);

@@ -64,6 +64,13 @@ function norm(name: string, statistics: RowStatistics, hasBias: boolean): OpDefi
   return {
     name,
     numInputs: 1 + vectors.length,
+    layer: {
+      kind: "norm",
+      styles: {
+        sequence: { weight: "R", bias: "R", product: "output", output: "S1" },
+        replicate: { weight: "R", bias: "R", product: "output", output: "R" },
+      },
+    },
     infer: (inputs, attrs) => inferNorm(name, inputs, attrs),
     gradient(g) {
       const [x, gain] = [operand(g.inputs, 0), operand(g.inputs, 1)];

@@ -9,6 +9,13 @@ import { at, elements, inputOf, operand, outputOf, placeOf, row, show } from "./
 const addPosition: OpDefinition = {
   name: "addPosition",
   numInputs: 2,
+  layer: {
+    kind: "position",
+    styles: {
+      sequence: { weight: "R", bias: "R", product: "output", output: "S1" },
+      replicate: { weight: "R", bias: "R", product: "output", output: "R" },
+    },
+  },
   infer(inputs) {
     const [x, p] = [operand(inputs, 0), operand(inputs, 1)];
     const [, T = 0, D = 0] = x.shape;

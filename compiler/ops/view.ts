@@ -19,6 +19,7 @@ const MOST_DIMS = 8;
 /** y [B, d1, d2, ...] of the same bytes as x [B, ...]. attrs: rank (dims of y), d1, d2, ... (global sizes). */
 const reshape: OpDefinition = {
   name: "reshape",
+  isView: true,
   numInputs: 1,
   infer([x], attrs) {
     const { shape, dtype } = operand([x], 0) as ValueType;

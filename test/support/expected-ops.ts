@@ -149,6 +149,11 @@ export const EXPECTED: Readonly<Record<string, Expected>> = {
   fill: ({ attrs, outputLength }) => [range(outputLength).map(() => attrs["value"] ?? 0)],
   slice: (o) => copyPart(o, o.attrs["dim"] ?? 0, o.coordinate, o.axisSize),
   takeRows: (o) => copyPart(o, 0, o.scalars.microbatch, o.attrs["parts"] ?? 1),
+  pack: ({ inputs }) => [inputs.flatMap((x) => [...x])],
+  unpack: ({ inputs, attrs, outputShape }) => {
+    const offset = attrs["offset"] ?? 0;
+    return [range(product(outputShape)).map((i) => get(inputs[0], offset + i))];
+  },
   splitBlocks: (o) => {
     const parts = o.attrs["parts"] ?? 1;
     return [range(parts).flatMap((part) => copyPart(o, o.attrs["dim"] ?? 0, part, parts)[0] ?? [])];

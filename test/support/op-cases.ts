@@ -399,6 +399,27 @@ const blocks: OpCase[] = (
   ];
 });
 
+const packs: OpCase[] = [[3], [1, 0, 4], [5, 1000, 37]].flatMap((sizes): OpCase[] => {
+  const total = sizes.reduce((sum, n) => sum + n, 0);
+  const [title, parts] = [`of ${sizes.join(" + ")}`, sizes.map((n) => t(n))];
+  let offset = 0;
+  return [
+    { op: "pack", title, inputs: parts, outputs: [t(total)], tolerance: EXACT },
+    ...sizes.map((n): OpCase => {
+      const attrs = { offset };
+      offset += n;
+      return {
+        op: "unpack",
+        title: `${n} ${title}`,
+        inputs: [t(total)],
+        outputs: [t(n)],
+        attrs,
+        tolerance: EXACT,
+      };
+    }),
+  ];
+});
+
 const factor = positive();
 
 const updates: OpCase[] = SIZES.flatMap((n): OpCase[] => {
@@ -502,6 +523,7 @@ export const OP_CASES: readonly OpCase[] = [
   ...scalars,
   ...movement,
   ...blocks,
+  ...packs,
   ...updates,
   ...fromFactors,
   ...MODEL_CASES,

@@ -204,6 +204,34 @@ const blocks =
     };
   };
 
+/** Every input's bytes one after another in the output. */
+const pack: Binder = (o, { kernels }) => {
+  const y = o.anyOutput(0);
+  let end = y.address;
+  const copies = Array.from({ length: o.numInputs }, (_, i) => {
+    const x = o.anyInput(i);
+    const [bytes, target] = [x.n * dtypeBytes(x.dtype), end];
+    if (x.dtype !== y.dtype) o.fail(`input ${i} is of another dtype`);
+    end += bytes;
+    return () => kernels.copy(target, bytes, x.address, bytes, bytes, 1);
+  });
+  if (end !== y.address + y.n * dtypeBytes(y.dtype)) o.fail("inputs do not fill the output");
+  return () => {
+    for (const copy of copies) copy();
+  };
+};
+
+const unpack: Binder = (o, { kernels }) => {
+  const [x, y, offset] = [o.anyInput(0), o.anyOutput(0), o.attr("offset")];
+  if (x.dtype !== y.dtype) o.fail("operands differ in dtype");
+  if (!(Number.isInteger(offset) && offset >= 0 && offset + y.n <= x.n)) {
+    o.fail(`elements ${offset} to ${offset + y.n} are not in the input`);
+  }
+  const bytes = y.n * dtypeBytes(y.dtype);
+  const source = x.address + offset * dtypeBytes(x.dtype);
+  return () => kernels.copy(y.address, bytes, source, bytes, bytes, 1);
+};
+
 const takeRows: Binder = (o, { kernels }) => {
   const parts = o.attr("parts");
   const take = takePart(o, kernels, 0, parts);
@@ -342,6 +370,8 @@ const BINDERS: ReadonlyMap<string, Binder> = new Map<string, Binder>([
   ["splitBlocks", blocks(false)],
   ["joinBlocks", blocks(true)],
   ["takeRows", takeRows],
+  ["pack", pack],
+  ["unpack", unpack],
   ["mask", mask],
   ["sumSquares", sumSquares],
   ["sumSquaresFromFactors", sumSquaresFromFactors],
