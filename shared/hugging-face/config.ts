@@ -1,8 +1,7 @@
 /** Pure: the config.json of a Hugging Face Llama checkpoint, read and written. */
 import { type Fault, InvalidArgumentError } from "../errors.ts";
 import type { LlamaModel } from "../job/job-spec.ts";
-import { MAX_DIM, MAX_ELEMENTS, MAX_LAYERS } from "../job/limits.ts";
-import { didYouMean } from "../nearest.ts";
+import { MAX_BLOCKS, MAX_DIM, MAX_ELEMENTS } from "../job/limits.ts";
 import { quote } from "../quote.ts";
 
 /** What a configuration says of a checkpoint beside its architecture; kept when the model is written again. */
@@ -48,7 +47,7 @@ export function parseHuggingFaceConfig(value: unknown, file: string): HuggingFac
     isMistral || read.has("num_key_value_heads") ? read.size("num_key_value_heads") : heads;
   const hidden = read.size("intermediate_size");
   const vocab = read.size("vocab_size");
-  const layers = read.size("num_hidden_layers", MAX_LAYERS);
+  const layers = read.size("num_hidden_layers", MAX_BLOCKS);
   checkHeads(read, dim, heads, kvHeads, fault);
   checkElements({ vocab_size: vocab, intermediate_size: hidden }, dim, fault);
   const normEps = read.positive("rms_norm_eps", DEFAULTS.rmsNormEps);
@@ -270,10 +269,7 @@ class ConfigReader {
   size(key: string, max = MAX_DIM): number | undefined {
     const value = this.value(key);
     if (value === undefined) {
-      this.fault(
-        key,
-        `is missing; it must be a positive integer${didYouMean(key, this.#others())}`,
-      );
+      this.fault(key, "is missing; it must be a positive integer");
       return undefined;
     }
     if (typeof value === "number" && Number.isSafeInteger(value) && value > 0 && value <= max)
@@ -304,10 +300,6 @@ class ConfigReader {
     if (isRecord(value)) return new ConfigReader(value, `${this.#path}${key}.`, this.#fault);
     this.fault(key, `is ${quote(value)}; it must be an object`);
     return undefined;
-  }
-
-  #others(): string[] {
-    return Object.keys(this.#keys);
   }
 }
 

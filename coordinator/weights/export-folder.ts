@@ -1,0 +1,63 @@
+import { realpath } from "node:fs/promises";
+import { join } from "node:path";
+import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
+import type { JobSpec } from "../../shared/job/job-spec.ts";
+import { quote } from "../../shared/quote.ts";
+import type { PathPolicy, ResolvedPath } from "../data/paths.ts";
+
+const FIELD = "output.huggingFace";
+
+/**
+ * The folder that a job exports its model to; undefined where it wants none, or with faults. Only Llama models can be exported,
+ * and neither over the checkpoint that they come from nor over the job's other output.
+ */
+export async function resolveExportFolder(
+  spec: JobSpec,
+  policy: PathPolicy,
+): Promise<{ readonly folder: ResolvedPath | undefined; readonly faults: readonly Fault[] }> {
+  const given = spec.output.huggingFace;
+  if (given === undefined) return { folder: undefined, faults: [] };
+  const faults: Fault[] = [];
+  const fault = (message: string): void => {
+    faults.push({ path: FIELD, message });
+  };
+  if (!("llama" in spec.model || "huggingFace" in spec.model)) {
+    const kind = Object.keys(spec.model)[0] ?? "";
+    fault(`a ${kind} model has no Hugging Face form; use output.safetensors, or a llama model`);
+  }
+  let folder: ResolvedPath | undefined;
+  try {
+    folder = await policy.outputFolder(given, FIELD);
+  } catch (error) {
+    if (!(error instanceof InvalidArgumentError)) throw error;
+    faults.push(...error.faults);
+  }
+  if (folder !== undefined) {
+    if (await isSourceFolder(folder, spec, policy))
+      fault(`${quote(given)} is the folder that the model comes from; write to another one`);
+    const { safetensors } = spec.output;
+    const output =
+      safetensors === undefined
+        ? undefined
+        : await policy.output(safetensors, FIELD).catch(() => undefined);
+    if (output?.real === join(folder.real, "model.safetensors"))
+      fault(
+        `${quote(given)} would get its weights where output.safetensors goes; write to another folder`,
+      );
+  }
+  return { folder: faults.length === 0 ? folder : undefined, faults };
+}
+
+/** Whether both have one config.json. Faults of the model's own path are told where it is read. */
+async function isSourceFolder(
+  folder: ResolvedPath,
+  { model }: JobSpec,
+  policy: PathPolicy,
+): Promise<boolean> {
+  if (!("huggingFace" in model)) return false;
+  const source = await policy
+    .input(join(model.huggingFace.path, "config.json"), FIELD)
+    .catch(() => undefined);
+  const target = await realpath(join(folder.real, "config.json")).catch(() => undefined);
+  return source !== undefined && source.real === target;
+}
