@@ -1,12 +1,8 @@
 import type { Fault } from "../../shared/errors.ts";
-import { InternalError, InvalidArgumentError } from "../../shared/errors.ts";
-import type { ForwardGraph, GraphNode } from "../../shared/graph/graph.ts";
-import { didYouMean } from "../../shared/nearest.ts";
 import { differentiate, type Gradients } from "../autodiff/differentiate.ts";
 import type { CompileRequest } from "../compile.ts";
-import { hasOp, opDefinition } from "../ops/index.ts";
-import type { Attrs } from "../ops/op.ts";
 import { elements } from "../ops/shapes.ts";
+import { addForwardPass, type PlannedLayer } from "./forward-pass.ts";
 import { Graph } from "./graph.ts";
 
 /** A parameter of the training graph and everything that belongs to it. */
@@ -22,21 +18,6 @@ export interface TrainedParameter {
   readonly moment2: number | undefined;
   /** The updated parameter. */
   readonly updated: number | undefined;
-}
-
-/** A layer as plans see it: an op called with parameters and, when a bias follows, the value after it; one pair per call. */
-export interface PlannedLayer {
-  readonly path: string;
-  /** Op that makes the layer's product: what its styles are looked up by. */
-  readonly op: string;
-  /** Parameters that the op takes, the weight first. */
-  readonly weights: readonly number[];
-  readonly bias: number | undefined;
-  readonly calls: readonly {
-    readonly input: number;
-    readonly product: number;
-    readonly output: number;
-  }[];
 }
 
 /** Forward, backward and update of one optimizer step in global shapes; nothing is placed yet. */
@@ -84,61 +65,27 @@ export function buildTrainingGraph(
     return microbatches === 1 ? leaf : graph.add("takeRows", [leaf], { parts: microbatches }, name);
   };
 
-  const values: number[] = request.graph.inputs.map((i) => addInput(i.name, i.dims, i.dtype));
+  const modelInputs = request.graph.inputs.map((i) => addInput(i.name, i.dims, i.dtype));
   const leaves = request.graph.parameters.map((p, index) =>
     graph.leaf({ kind: "parameter", index }, { shape: p.dims, dtype: "float32" }, p.name),
   );
   const copy = (leaf: number): number =>
     separateUses ? graph.add("identity", [leaf], {}, graph.node(leaf).layer) : leaf;
   const forwardUses = leaves.map(copy);
-  const usesOf = new Set(forwardUses);
-  values.push(...forwardUses);
 
-  const inputCopies = new Map<number, string>();
-  const calls = new Map<string, LayerUnderConstruction>();
-  const useCounts = countUses(request.graph);
-  const tracedAs = new Map<number, number>();
-  for (const [index, node] of request.graph.nodes.entries()) {
-    const operands = node.inputs.map((v) => values[v] ?? -1);
-    const where = `${node.layer === "" ? "model" : `layer "${node.layer}"`}, op ${node.op}`;
-    if (!hasOp(node.op) || opDefinition(node.op).gradient === undefined) {
-      faults.push({
-        path: `model.graph.nodes[${index}]`,
-        message: `${where}: not an op that models may use${didYouMean(node.op, modelOps)}`,
-      });
-      return undefined;
-    }
-    const { numInputs } = opDefinition(node.op);
-    if (numInputs !== undefined && operands.length !== numInputs) {
-      faults.push({
-        path: `model.graph.nodes[${index}].inputs`,
-        message: `${where}: has ${operands.length} inputs; must have ${numInputs}`,
-      });
-      return undefined;
-    }
-    try {
-      if (node.op === "linear" && copiedInputs.has(node.layer) && operands[0] !== undefined) {
-        operands[0] = graph.add("identity", [operands[0]], {}, node.layer);
-        inputCopies.set(operands[0], node.layer);
-      }
-      const gated = gatedUnit(node.op, operands, (value) => useCounts[tracedAs.get(value) ?? -1]);
-      const value =
-        gated === undefined
-          ? graph.add(node.op, operands, attrsOf(node), node.layer)
-          : graph.add("swiglu", gated, {}, node.layer);
-      tracedAs.set(value, values.length);
-      values.push(value);
-      recordLayer(node.op, node.layer, operands, value);
-    } catch (error) {
-      if (!(error instanceof InvalidArgumentError)) throw error;
-      faults.push({ path: "model", message: `${where}: ${error.message}` });
-      return undefined;
-    }
-  }
-
-  const output = values[request.graph.output];
-  if (output === undefined)
-    throw new InternalError(`graph output ${request.graph.output} does not exist`);
+  const forward = addForwardPass(
+    {
+      graph,
+      model: request.graph,
+      inputs: modelInputs,
+      parameterUses: forwardUses,
+      copiedInputs,
+      random: { seed: request.seed ?? 0, microbatches },
+    },
+    faults,
+  );
+  if (forward === undefined) return undefined;
+  const { output, layers, inputCopies } = forward;
   const partLoss = addLoss(output);
   const needsGradient = reachedFrom(graph, new Set(forwardUses));
   if (!needsGradient.has(partLoss)) {
@@ -210,7 +157,6 @@ export function buildTrainingGraph(
   parameters.forEach(({ leaf, forwardUse, backwardUse }, p) => {
     for (const value of [leaf, forwardUse, backwardUse]) parameterOf.set(value, p);
   });
-  const layers = [...calls].map(([path, layer]): PlannedLayer => ({ path, ...layer }));
   return {
     graph,
     inputs,
@@ -224,56 +170,6 @@ export function buildTrainingGraph(
     parameterOf,
     clones,
   };
-
-  function recordLayer(
-    op: string,
-    layer: string,
-    operands: readonly number[],
-    value: number,
-  ): void {
-    const [input = -1, ...weights] = operands;
-    const found = calls.get(layer);
-    if (opDefinition(op).layer !== undefined && weights.every((w) => usesOf.has(w))) {
-      const call = { input, product: value, output: value };
-      if (found === undefined) calls.set(layer, { op, weights, bias: undefined, calls: [call] });
-      else if (found.op === op) found.calls.push(call);
-    } else if (op === "bias") {
-      const call = found?.calls.find((c) => c.product === input);
-      if (found === undefined || call === undefined) return;
-      call.output = value;
-      found.bias = weights[0];
-    }
-  }
-
-  /** Attributes of a node, with what random ops must know of the step. */
-  function attrsOf(node: GraphNode): Attrs {
-    if (opDefinition(node.op).needsMicrobatches !== true) return node.attrs;
-    const seed = request.seed ?? 0;
-    return {
-      ...node.attrs,
-      microbatches,
-      seedLow: seed >>> 0,
-      seedHigh: Math.floor(seed / 2 ** 32) >>> 0,
-    };
-  }
-
-  /** Operands of silu(a) * b as one gated unit, where the activation has no other use: it is then never kept. */
-  function gatedUnit(
-    op: string,
-    operands: readonly number[],
-    uses: (value: number) => number | undefined,
-  ): readonly number[] | undefined {
-    const [left = -1, right = -1] = operands;
-    if (op !== "mul" || left === right || !hasOp("swiglu")) return undefined;
-    for (const [gate, other] of [
-      [left, right],
-      [right, left],
-    ] as const) {
-      const node = graph.nodes[gate];
-      if (node?.op === "silu" && uses(gate) === 1) return [node.inputs[0] ?? -1, other];
-    }
-    return undefined;
-  }
 
   function addLoss(value: number): number {
     const { shape } = graph.node(value).type;
@@ -344,26 +240,6 @@ export function buildTrainingGraph(
   }
 }
 
-interface LayerUnderConstruction {
-  readonly op: string;
-  readonly weights: readonly number[];
-  bias: number | undefined;
-  readonly calls: { input: number; product: number; output: number }[];
-}
-
-/** How often each value of a traced graph is read; its result counts as one reading. */
-function countUses(graph: ForwardGraph): number[] {
-  const counts = new Array<number>(
-    graph.inputs.length + graph.parameters.length + graph.nodes.length,
-  ).fill(0);
-  const count = (value: number): void => {
-    counts[value] = (counts[value] ?? 0) + 1;
-  };
-  for (const node of graph.nodes) node.inputs.forEach(count);
-  count(graph.output);
-  return counts;
-}
-
 /** The block that a layer belongs to: its path up to the first number (`layers.3`), or nothing outside of one. */
 function blockOf(layer: string): string | undefined {
   return /^(?:[^.]*\.)*?\d+(?=\.|$)/.exec(layer)?.[0];
@@ -392,33 +268,6 @@ function savedValues(graph: Graph): (value: number) => boolean {
     );
   };
 }
-
-/** Ops that a traced model may hold. */
-export const modelOps: readonly string[] = [
-  "linear",
-  "bias",
-  "silu",
-  "relu",
-  "gelu",
-  "tanh",
-  "sigmoid",
-  "mul",
-  "add",
-  "sub",
-  "scale",
-  "identity",
-  "embedding",
-  "addPosition",
-  "rmsNorm",
-  "layerNorm",
-  "geluTanh",
-  "swiglu",
-  "dropout",
-  "reshape",
-  "transpose",
-  "rope",
-  "attention",
-];
 
 /** All values that depend on one of `sources`, sources included. */
 function reachedFrom(graph: Graph, sources: ReadonlySet<number>): Set<number> {
