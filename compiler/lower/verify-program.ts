@@ -84,7 +84,10 @@ export function verifyProgram(program: Program): void {
   };
 
   const scratch = scratchSlots(program);
-  for (const { slot } of [...program.stored, ...program.inputs]) write(slot, "the beginning");
+  const begin = (): void => {
+    for (const { slot } of [...program.stored, ...program.inputs]) write(slot, "the beginning");
+  };
+  begin();
   const sections = [
     // Twice, so that what one microbatch leaves behind meets the next.
     ...(program.microbatches > 1 ? [["body", program.body] as const] : []),
@@ -100,8 +103,10 @@ export function verifyProgram(program: Program): void {
     if (inFlight.size > 0)
       throw new InternalError(`program: ${name} ends with a collective not waited for`);
     if (name === "epilogue") {
+      // The updated weights are what the next step and an evaluation start from.
       read(program.lossSlot, "the host");
       if (program.gradNormSlot >= 0) read(program.gradNormSlot, "the host");
+      begin();
     }
   }
   if (program.evaluation !== undefined) read(program.evaluation.lossSlot, "the host");
