@@ -11,11 +11,11 @@ export function isFloatDtype(dtype: SafetensorsDtype): dtype is FloatDtype {
 export function toFloat32(bytes: Uint8Array, dtype: FloatDtype): Uint8Array {
   if (dtype === "F32") return bytes;
   const count = bytes.byteLength / 2;
-  // A piece of a file or message may begin at any byte.
+  // A piece of a file or message may begin at any byte. (A Buffer's own slice would be no copy.)
   const halves =
     bytes.byteOffset % 2 === 0
       ? new Uint16Array(bytes.buffer, bytes.byteOffset, count)
-      : new Uint16Array(bytes.slice().buffer);
+      : new Uint16Array(new Uint8Array(bytes).buffer);
   const words = new Uint32Array(count);
   if (dtype === "BF16") {
     for (let i = 0; i < count; i++) words[i] = (halves[i] ?? 0) << 16;
