@@ -163,10 +163,10 @@ class ProgramChecker {
       const tensor = this.#object(item, path);
       if (tensor === undefined) return;
       this.#text(tensor["name"], `${path}.name`);
-      if (!isOneOf(tensor["role"], ["parameter", "moment1", "moment2"])) {
+      if (!isOneOf(tensor["role"], ["parameter", "moment1", "moment2", "cache"])) {
         this.#fault(
           `${path}.role`,
-          `${quote(tensor["role"])} is not parameter, moment1 or moment2`,
+          `${quote(tensor["role"])} is not parameter, moment1, moment2 or cache`,
         );
       }
       this.#tensor(tensor, path, mesh);

@@ -191,7 +191,8 @@ export class VirtualRanks {
     return { data: this.slotData(rank, slot), shape: this.program.slots[slot]?.shape ?? [] };
   }
 
-  private slotData(rank: number, slot: number): Float64Array {
+  /** What lies in a rank's slot now. */
+  slotData(rank: number, slot: number): Float64Array {
     const place = this.program.slots[slot];
     const arena = this.arenas[rank];
     if (place === undefined || arena === undefined)

@@ -7,7 +7,9 @@ import { opDefinition } from "../ops/registry.ts";
 export type Leaf =
   | { readonly kind: "input"; readonly index: number }
   | { readonly kind: "parameter"; readonly index: number }
-  | { readonly kind: "moment1" | "moment2"; readonly index: number };
+  | { readonly kind: "moment1" | "moment2"; readonly index: number }
+  /** Kept from step to step: keys or values of the positions so far. */
+  | { readonly kind: "cache"; readonly index: number };
 
 /** One value of the training graph in global shapes: a leaf, or the result of an op. */
 export interface Node {

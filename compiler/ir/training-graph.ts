@@ -39,6 +39,8 @@ export interface TrainingGraph {
   readonly parameterOf: ReadonlyMap<number, number>;
   /** Values computed again for the backward pass, to the values that they repeat. */
   readonly clones: ReadonlyMap<number, number>;
+  /** What a decoder keeps of the tokens so far. */
+  readonly caches?: readonly { readonly name: string; readonly leaf: number }[];
 }
 
 /**

@@ -26,6 +26,13 @@ import type { RankValue } from "./rank-graph.ts";
 import { reuseDeadBytes } from "./reuse.ts";
 import { type Schedule, type ScheduledStep, schedule } from "./schedule.ts";
 
+const MEMORY_KINDS: Readonly<Record<StoredTensor["role"], MemoryKind>> = {
+  parameter: "weights",
+  moment1: "optimizer",
+  moment2: "optimizer",
+  cache: "cache",
+};
+
 /** One scheduled run over the values that some results need, with their places in the arena's transient part. */
 interface Section {
   readonly live: ReadonlySet<number>;
@@ -248,6 +255,15 @@ export function emitProgram(
         });
       }
     });
+    for (const { name, leaf } of training.caches ?? []) {
+      list.push({
+        name,
+        role: "cache",
+        globalShape: training.graph.node(leaf).type.shape,
+        value: canonical(leaf),
+        init: { kind: "constant", value: 0 },
+      });
+    }
     return list;
   }
 
@@ -283,7 +299,7 @@ export function emitProgram(
       byKind[kind] = (byKind[kind] ?? 0) + size;
       bytes += size;
     };
-    for (const s of stored) keep(s.value, s.role === "parameter" ? "weights" : "optimizer");
+    for (const s of stored) keep(s.value, MEMORY_KINDS[s.role]);
     for (const id of inputLeaves) keep(id, "inputs");
     for (const id of kept) keep(id, "gradients");
     return { bytes, byKind, offsets };

@@ -1,6 +1,7 @@
 // Importing this file fills the registry. A new op joins by a file of its own and a line here.
 import "./activation.ts";
 import "./attention.ts";
+import "./attention-cached.ts";
 import "./attention-gradient.ts";
 import "./cross-entropy.ts";
 import "./dropout.ts";
@@ -13,6 +14,7 @@ import "./movement.ts";
 import "./norm.ts";
 import "./optimizer.ts";
 import "./position.ts";
+import "./sample-token.ts";
 import "./swiglu.ts";
 import "./view.ts";
 import "./rope.ts";

@@ -1,11 +1,12 @@
 import { InternalError, InvalidArgumentError } from "../../shared/errors.ts";
+import { firstPosition } from "./first-position.ts";
 import type { OpDefinition } from "./op.ts";
 import { registerOps } from "./registry.ts";
 import { at, elements, inputOf, operand, outputOf, placeOf, row, show } from "./shapes.ts";
 
 // Legend: B batch, T positions of a sequence, L rows of the table (the longest sequence), D features.
 
-/** y = x [B, T, D] + p [L, D] by position: row t of the sequence gets row t of p. */
+/** y = x [B, T, D] + p [L, D] by position: row t of the sequence gets row t of p. attrs: fromStep in a decoder. */
 const addPosition: OpDefinition = {
   name: "addPosition",
   numInputs: 2,
@@ -50,7 +51,7 @@ const addPosition: OpDefinition = {
   reference(call) {
     const [x, p, y] = [inputOf(call, 0), inputOf(call, 1), outputOf(call)];
     const [B = 0, T = 0, D = 0] = x.shape;
-    const start = placeOf(call, "sequenceAxes").index * T * D;
+    const start = D * firstPosition(call.attrs, call.scalars, placeOf(call, "sequenceAxes"), T);
     for (let b = 0; b < B; b++) {
       for (let i = 0; i < T * D; i++)
         y.data[b * T * D + i] = at(x.data, b * T * D + i) + at(p.data, start + i);

@@ -1,6 +1,7 @@
 import { InvalidArgumentError } from "../../shared/errors.ts";
 import { partOf, shard } from "../../shared/mesh/placement.ts";
 import { flag } from "./attributes.ts";
+import { firstPosition } from "./first-position.ts";
 import type { OpDefinition, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
 import { ropeFrequencies } from "./rope-frequencies.ts";
@@ -10,7 +11,7 @@ import { at, attr, elements, inputOf, operand, outputOf, row, show } from "./sha
 
 /**
  * Rotary position embedding of x [B, T, F]: every adjacent pair (2i, 2i + 1) of a head turns by position * frequency i.
- * attrs: headDim, theta, inverse (1 turns back), and optionally the four of Llama 3.1's scaling.
+ * attrs: headDim, theta, inverse (1 turns back), and optionally the four of Llama 3.1's scaling; fromStep in a decoder.
  */
 const rope: OpDefinition = {
   name: "rope",
@@ -51,7 +52,8 @@ const rope: OpDefinition = {
     const [B = 0, T = 0, F = 0] = x.shape;
     const frequencies = ropeFrequencies(call.attrs);
     const pairs = frequencies.length;
-    const first = T * partOf(call.attrs["sequenceAxes"] ?? 0, call.mesh, call.coordinates).index;
+    const part = partOf(call.attrs["sequenceAxes"] ?? 0, call.mesh, call.coordinates);
+    const first = firstPosition(call.attrs, call.scalars, part, T);
     const direction = attr(call.attrs, "inverse") === 1 ? -1 : 1;
     for (let t = 0; t < T; t++) {
       for (let p = 0; p < F / 2; p++) {

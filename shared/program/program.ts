@@ -48,7 +48,7 @@ export function dtypeBytes(dtype: DType): number {
   return dtype === "float64" ? 8 : 4;
 }
 
-export type MemoryKind = "weights" | "optimizer" | "gradients" | "activations" | "inputs";
+export type MemoryKind = "weights" | "optimizer" | "cache" | "gradients" | "activations" | "inputs";
 
 /** A value's place in the arena. Slots may share bytes: an alias updates its source in place. */
 export interface Slot {
@@ -61,11 +61,11 @@ export interface Slot {
   readonly sizeBytes: number;
 }
 
-/** A tensor that lives from step to step: a parameter or one of its optimizer moments. */
+/** A tensor that lives from step to step: a parameter, one of its optimizer moments, or a decoder's keys or values. */
 export interface StoredTensor {
   /** `w1.weight`; moments carry the parameter's name and a role. */
   readonly name: string;
-  readonly role: "parameter" | "moment1" | "moment2";
+  readonly role: "parameter" | "moment1" | "moment2" | "cache";
   readonly globalShape: readonly number[];
   readonly layout: Layout;
   readonly slot: number;
