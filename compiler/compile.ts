@@ -9,6 +9,7 @@ import { verifyProgram } from "./lower/verify-program.ts";
 import { hasOp, opDefinition } from "./ops/index.ts";
 import { chooseOnAllAxes } from "./spmd/choose-axes.ts";
 import { layersWithInputLayout, pinAxes } from "./spmd/pins.ts";
+import { FLOPS_PER_BYTE } from "./spmd/price.ts";
 
 /** What one mesh axis does to the model. Any axis may do any of it. */
 export interface AxisRole {
@@ -56,6 +57,12 @@ export interface CompileRequest {
    * @default true
    */
   readonly exchangeFactors?: boolean;
+  /**
+   * Floating-point operations that a rank does in the time of one byte on the wire: what weighs arithmetic done by
+   * several ranks against bytes between them.
+   * @default 80: a CPU of 100 GFLOP/s beside 10 GbE
+   */
+  readonly flopsPerByte?: number;
 }
 
 export interface CompileResult {
@@ -92,7 +99,10 @@ export function compile(request: CompileRequest): CompileResult {
   const notes: string[] = [];
   const pins = pinAxes(request, training, faults, notes);
   if (faults.length > 0) throw new InvalidArgumentError(faults);
-  const chosen = chooseOnAllAxes(training, request.mesh, pins, request.exchangeFactors ?? true);
+  const chosen = chooseOnAllAxes(training, request.mesh, pins, {
+    exchangeFactors: request.exchangeFactors ?? true,
+    flopsPerByte: request.flopsPerByte ?? FLOPS_PER_BYTE,
+  });
   const lowered = lower(training, request.mesh, chosen);
   const program = emitProgram(request, training, lowered);
   verifyProgram(program);

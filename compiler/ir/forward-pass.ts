@@ -140,7 +140,7 @@ export function addForwardPass(
     uses: (value: number) => number | undefined,
   ): readonly number[] | undefined {
     const [left = -1, right = -1] = operands;
-    if (op !== "mul" || left === right || !hasOp("swiglu")) return undefined;
+    if (op !== "mul" || left === right) return undefined;
     for (const [gate, other] of [
       [left, right],
       [right, left],

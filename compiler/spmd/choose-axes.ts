@@ -1,7 +1,7 @@
 import { axisSize, type Mesh } from "../../shared/mesh/mesh.ts";
 import { isShard, shardDim } from "../../shared/mesh/placement.ts";
 import type { TrainingGraph } from "../ir/training-graph.ts";
-import { type Choice, chooseOnAxis } from "./choose.ts";
+import { type AxisProblem, type Choice, chooseOnAxis } from "./choose.ts";
 import type { AxisPins } from "./pins.ts";
 
 /** Sweeps over each axis against the sizes that the others leave; two rounds were stable in every case tried. */
@@ -12,7 +12,7 @@ export function chooseOnAllAxes(
   training: TrainingGraph,
   mesh: Mesh,
   pins: readonly AxisPins[],
-  exchangeFactors: boolean,
+  prices: Pick<AxisProblem, "exchangeFactors" | "flopsPerByte">,
 ): Choice[][] {
   const chosen: (Choice[] | undefined)[] = mesh.axes.map(() => undefined);
   const open = mesh.axes.map((_, a) => a).filter((a) => axisSize(mesh, a) > 1);
@@ -25,7 +25,7 @@ export function chooseOnAllAxes(
         training,
         pins: own,
         size: axisSize(mesh, axis),
-        exchangeFactors,
+        ...prices,
         otherShards(value, dim) {
           let parts = 1;
           for (const other of open) {

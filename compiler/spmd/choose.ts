@@ -7,7 +7,7 @@ import type { StrategyRow } from "../ops/op.ts";
 import { opDefinition } from "../ops/registry.ts";
 import { elements } from "../ops/shapes.ts";
 import type { AxisPins } from "./pins.ts";
-import { FLOPS_PER_BYTE, type MovedValue, movePrice } from "./price.ts";
+import { type MovedValue, movePrice } from "./price.ts";
 
 /** What was settled for one value on one axis. */
 export interface Choice {
@@ -27,6 +27,8 @@ export interface AxisProblem {
   otherShards(value: number, dim?: number): number;
   /** Whether weight gradients may be formed from gathered factors in place of being reduced. */
   readonly exchangeFactors: boolean;
+  /** Floating-point operations in the time of one byte. */
+  readonly flopsPerByte: number;
 }
 
 /** The placement of a value's gradient that costs no move: ranks that share a value sum its gradient. */
@@ -200,7 +202,7 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
       problem.otherShards(node.id),
       ...node.inputs.map((i) => problem.otherShards(i)),
     );
-    return flops / split / others / FLOPS_PER_BYTE;
+    return flops / split / others / problem.flopsPerByte;
   }
 
   function fits(node: Node, row: StrategyRow): boolean {

@@ -4,7 +4,7 @@ import { isShard, type Placement, shardDim } from "../../shared/mesh/placement.t
 /** What a collective costs beside its bytes, in bytes: at 1 GB/s about two microseconds. */
 const LATENCY_BYTES = 2048;
 
-/** Floating-point operations in the time of one byte: 100 GFLOP/s beside 10 GbE. */
+/** Floating-point operations in the time of one byte, where a request does not say: 100 GFLOP/s beside 10 GbE. */
 export const FLOPS_PER_BYTE = 80;
 
 /** What the price of a move depends on beside its placements. */

@@ -18,6 +18,7 @@ export interface Case {
   readonly clip?: number;
   readonly norm?: boolean;
   readonly exchangeFactors?: boolean;
+  readonly flopsPerByte?: number;
   readonly optimizer?: CompileRequest["optimizer"];
   readonly recompute?: CompileRequest["recompute"];
   readonly seed?: number;
@@ -65,6 +66,7 @@ export function requestOf(c: Case): CompileRequest {
     clipGradNorm: c.clip ?? 0,
     reportGradNorm: c.norm ?? false,
     exchangeFactors: c.exchangeFactors ?? true,
+    ...(c.flopsPerByte === undefined ? {} : { flopsPerByte: c.flopsPerByte }),
     recompute: c.recompute ?? "none",
     seed: c.seed ?? 0,
     evaluation: c.evaluation ?? false,
