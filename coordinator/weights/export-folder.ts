@@ -8,8 +8,8 @@ import type { PathPolicy, ResolvedPath } from "../data/paths.ts";
 const FIELD = "output.huggingFace";
 
 /**
- * The folder that a job exports its model to; undefined where it wants none, or with faults. Only Llama models can be exported,
- * and neither over the checkpoint that they come from nor over the job's other output.
+ * The folder that a job exports its model to; undefined where it wants none, or with faults. It is neither that of the checkpoint
+ * that the model comes from nor one whose weights the job's other output is.
  */
 export async function resolveExportFolder(
   spec: JobSpec,
@@ -21,10 +21,6 @@ export async function resolveExportFolder(
   const fault = (message: string): void => {
     faults.push({ path: FIELD, message });
   };
-  if (!("llama" in spec.model || "huggingFace" in spec.model)) {
-    const kind = Object.keys(spec.model)[0] ?? "";
-    fault(`a ${kind} model has no Hugging Face form; use output.safetensors, or a llama model`);
-  }
   let folder: ResolvedPath | undefined;
   try {
     folder = await policy.outputFolder(given, FIELD);
