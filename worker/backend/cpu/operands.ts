@@ -62,6 +62,10 @@ export class Operands {
     return operand;
   }
 
+  get attrs(): Readonly<Record<string, number>> {
+    return this.#instruction.attrs;
+  }
+
   attr(name: string): number {
     const value = this.#instruction.attrs[name];
     if (value === undefined) return this.fail(`attribute ${name} is missing`);

@@ -35,6 +35,7 @@ typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_a
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
 /* As many doubles as a vf has floats. */
 typedef double vd __attribute__((vector_size(VL * 8)));
+typedef int64_t vl __attribute__((vector_size(VL * 8)));
 
 RM_INLINE vf vload(const float *p) { return *(const vf_unaligned *)p; }
 RM_INLINE void vstore(float *p, vf x) { *(vf_unaligned *)p = x; }
@@ -88,6 +89,37 @@ RM_INLINE vf vsqrt(vf x) {
   return x;
 #endif
 }
+
+/* The larger of each pair; b where one of them is NaN. */
+RM_INLINE vf vmax(vf a, vf b) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+  return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__x86_64__)
+  return (vf)_mm_max_ps((__m128)a, (__m128)b);
+#else
+  const vi mask = a > b;
+  return (vf)(((vi)a & mask) | ((vi)b & ~mask));
+#endif
+}
+
+/* Lanes picked from a and b by constants: first those of a, then those of b. */
+#if defined(__clang__)
+#define VSHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define VSHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vi){__VA_ARGS__})
+#endif
+#if VL == 16
+#define LANES_SWAPPED 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14
+#elif VL == 8
+#define LANES_SWAPPED 1, 0, 3, 2, 5, 4, 7, 6
+#else
+#define LANES_SWAPPED 1, 0, 3, 2
+#endif
+
+/* Every two neighbouring lanes exchanged. */
+RM_INLINE vf vswap_pairs(vf x) { return VSHUFFLE(x, x, LANES_SWAPPED); }
 
 RM_INLINE long min_long(long a, long b) { return a < b ? a : b; }
 RM_INLINE long max_long(long a, long b) { return a > b ? a : b; }

@@ -38,6 +38,25 @@ RM_INLINE vf vexp(vf x) {
   return vselect(x != x, x, p * vpower2(half) * vpower2(k - half));
 }
 
+/* exp(x) for x of at most 0 (up to 88 in fact): half the work. What would be subnormal is 0; NaN
+ * stays NaN. */
+RM_INLINE vf vexp_down(vf x) {
+  /* 2^-127 is written as the bits of 0. */
+  const vf c = vmax(vset(-88.0f), x);
+  const vf shifted = c * 1.44269504088896341f + 12582912.0f;
+  const vf n = shifted - 12582912.0f;
+  vf r = c - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  vf p = vset(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * vpower2((vi)shifted - 0x4b400000);
+}
+
 RM_INLINE vf vsigmoid(vf x) { return 1.0f / (1.0f + vexp(-x)); }
 
 /* Derivative of the sigmoid, without the cancellation of s (1 - s) at large |x|. */
@@ -101,5 +120,34 @@ RM_INLINE vf vnormal_cdf(vf x) {
 }
 
 RM_INLINE vf vnormal_pdf(vf x) { return 0.39894228040143268f * vexp(-0.5f * x * x); }
+
+/* Sine and cosine to about 1e-15 for |x| below 1e6. Coefficients from fdlibm (Sun Microsystems). */
+RM_INLINE void vsincos(vd x, vd *sine, vd *cosine) {
+  /* x = n pi / 2 + r, |r| <= pi / 4. The first two parts of pi / 2 have 33 bits, so that n times
+   * them is exact. Adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits. */
+  const vd shifted = x * 0.63661977236758134308 + 6755399441055744.0;
+  const vd n = shifted - 6755399441055744.0;
+  vd r = x - n * 1.57079632673412561417;
+  r = r - n * 6.07710050630396597660e-11;
+  r = r - n * 2.02226624879595063154e-21;
+  const vd z = r * r;
+  vd s = z * 1.58969099521155010221e-10 - 2.50507602534068634195e-08;
+  s = s * z + 2.75573137070700676789e-06;
+  s = s * z - 1.98412698298579493134e-04;
+  s = s * z + 8.33333333332248946124e-03;
+  s = s * z - 1.66666666666666324348e-01;
+  s = s * z * r + r;
+  vd c = 2.08757232129817482790e-09 - z * 1.13596475577881948265e-11;
+  c = c * z - 2.75573143513906633035e-07;
+  c = c * z + 2.48015872894767294178e-05;
+  c = c * z - 1.38888888888741095749e-03;
+  c = c * z + 4.16666666666666019037e-02;
+  c = c * z * z - 0.5 * z + 1.0;
+  /* Odd quadrants swap the two; the sine is negative in quadrants 2 and 3, the cosine in 1 and 2. */
+  const vl quadrant = (vl)shifted;
+  const vl swap = -(quadrant & 1);
+  *sine = (vd)((((vl)s & ~swap) | ((vl)c & swap)) ^ ((quadrant & 2) << 62));
+  *cosine = (vd)((((vl)c & ~swap) | ((vl)s & swap)) ^ (((quadrant + 1) & 2) << 62));
+}
 
 #endif
