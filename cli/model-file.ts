@@ -1,11 +1,10 @@
 import { stat } from "node:fs/promises";
 import { register } from "node:module";
-import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { type InputDims, Module, trace } from "../models/module.ts";
+import { Module, trace } from "../models/module.ts";
 import { InvalidArgumentError } from "../shared/errors.ts";
 import type { ForwardGraph } from "../shared/graph/graph.ts";
-import { SafetensorsFile } from "../shared/safetensors/reader.ts";
+import { declaredStatic, modelInputs } from "./model-inputs.ts";
 
 let registered = false;
 
@@ -32,7 +31,7 @@ export async function traceModelFile(
 ): Promise<ForwardGraph> {
   const exported = await importDefault(path);
   const model = await instantiate(exported, path);
-  const inputs = declaredInputs(model, path) ?? (await inputsOfData(model, spec, folder, path));
+  const inputs = await modelInputs(model, spec, folder, path);
   return within(path, () => trace(model, inputs, declaredPlan(model, path)));
 }
 
@@ -76,23 +75,9 @@ function isModuleClass(value: unknown): value is new () => Module {
   return typeof value === "function" && value.prototype instanceof Module;
 }
 
-/** `inputs = { x: [48] }`, static or on the instance: dims after the batch. */
-function declaredInputs(model: Module, path: string): InputDims | undefined {
-  const inputs = declared(model, "inputs");
-  if (inputs === undefined) return undefined;
-  const isDims = (dims: unknown) =>
-    Array.isArray(dims) && dims.every((dim) => Number.isSafeInteger(dim) && Number(dim) > 0);
-  if (typeof inputs !== "object" || inputs === null || !Object.values(inputs).every(isDims)) {
-    throw new InvalidArgumentError(
-      `model file ${path}: inputs must map names to dims after the batch, for example { x: [48] }`,
-    );
-  }
-  return inputs as InputDims;
-}
-
 /** `plan = { w1: "colwise" }`, static or on the instance: used where the job gives none. */
 function declaredPlan(model: Module, path: string): Readonly<Record<string, string>> {
-  const plan = declared(model, "plan");
+  const plan = declaredStatic(model, "plan");
   if (plan === undefined) return {};
   if (
     typeof plan !== "object" ||
@@ -104,59 +89,6 @@ function declaredPlan(model: Module, path: string): Readonly<Record<string, stri
     );
   }
   return plan as Readonly<Record<string, string>>;
-}
-
-function declared(model: Module, name: string): unknown {
-  const own = (model as unknown as Readonly<Record<string, unknown>>)[name];
-  return own ?? (model.constructor as unknown as Readonly<Record<string, unknown>>)[name];
-}
-
-/** Dims of the data file's one tensor that is no target of the loss; among several, of `x` where the model takes one. */
-async function inputsOfData(
-  model: Module,
-  spec: Readonly<Record<string, unknown>>,
-  folder: string,
-  path: string,
-): Promise<InputDims> {
-  const dataPath = safetensorsPathOf(spec["data"]);
-  const advice = `give the model its input dims: static inputs = { x: [features] }`;
-  if (dataPath === undefined) {
-    throw new InvalidArgumentError(
-      `model file ${path} declares no inputs and the job has no data file that tells them; ${advice}`,
-    );
-  }
-  const file = await SafetensorsFile.open(resolve(folder, dataPath));
-  try {
-    const target = spec["loss"] === "mse" ? "y" : undefined;
-    const all = [...file.header.tensors];
-    const tensors = all.filter(([name]) => name !== target);
-    if (tensors.length === 0) {
-      const names = all.map(([name]) => name).join(", ");
-      throw new InvalidArgumentError(
-        `model file ${path} declares no inputs, and ${dataPath} has no tensor to take them from (it has: ${names || "none"}); ${advice}`,
-      );
-    }
-    // A file may hold more than this job reads, such as the `y` of a loss that has no target.
-    const named = model.forward.length <= 1 ? tensors.find(([name]) => name === "x") : undefined;
-    const chosen = tensors.length === 1 ? tensors[0] : named;
-    if (chosen === undefined) {
-      const names = tensors.map(([name]) => name).join(", ");
-      throw new InvalidArgumentError(
-        `model file ${path} declares no inputs, and ${dataPath} has ${tensors.length} tensors (${names}) to choose from; ${advice}`,
-      );
-    }
-    const [name, info] = chosen;
-    return { [name]: info.shape.slice(1) };
-  } finally {
-    await file.close();
-  }
-}
-
-function safetensorsPathOf(data: unknown): string | undefined {
-  if (typeof data !== "object" || data === null || !("safetensors" in data)) return undefined;
-  const source = data.safetensors;
-  if (typeof source !== "object" || source === null || !("path" in source)) return undefined;
-  return typeof source.path === "string" ? source.path : undefined;
 }
 
 function within<T>(path: string, body: () => T): T {

@@ -4,6 +4,7 @@ import type { OpDefinition, ReferenceCall, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
 import {
   at,
+  checkFloats,
   elements,
   inputOf,
   lastDim,
@@ -181,6 +182,7 @@ function checkWeight(
   w: ValueType | undefined,
 ): { x: readonly number[]; w: readonly number[] } {
   const [data, weight] = [operand([x], 0) as ValueType, operand([w], 0) as ValueType];
+  checkFloats(op, [data, weight]);
   if (weight.shape.length !== 2 || data.shape.length < 1) {
     throw new InvalidArgumentError(
       `${op}: needs an input [..., features] and a weight [out, in], got ${show(data.shape)} and ${show(weight.shape)}`,
@@ -195,6 +197,7 @@ const bias: OpDefinition = {
   numInputs: 2,
   infer([x, b]) {
     const [data, vector] = [operand([x], 0) as ValueType, operand([b], 0) as ValueType];
+    checkFloats("bias", [data, vector]);
     if (vector.shape.length !== 1 || lastDim(data.shape) !== vector.shape[0]) {
       throw new InvalidArgumentError(
         `bias: ${show(vector.shape)} does not fit the last dim of ${show(data.shape)}`,

@@ -21,6 +21,34 @@ class Net extends Module {
 }
 `;
 
+const LANGUAGE = `
+import { Embedding, Linear, Module, RMSNorm } from "rankmesh";
+class Net extends Module {
+  constructor() {
+    super();
+    this.emb = new Embedding(10, 8);
+    this.norm = new RMSNorm(8);
+    this.head = new Linear(8, 10, { weight: this.emb.weight });
+  }
+  forward(tokens) {
+    return this.head.call(this.norm.call(this.emb.call(tokens)));
+  }
+}
+`;
+
+/** Two rows of three tokens and their targets. */
+function tokensFile(): Uint8Array {
+  const tensor = (begin: number) => ({
+    dtype: "I32",
+    shape: [2, 3],
+    data_offsets: [begin, begin + 24],
+  });
+  const header = Buffer.from(JSON.stringify({ tokens: tensor(0), targets: tensor(24) }));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(header.length));
+  return Buffer.concat([length, header, Buffer.alloc(48)]);
+}
+
 describe("model files", () => {
   let folder = "";
   let count = 0;
@@ -82,6 +110,41 @@ describe("model files", () => {
     });
   }
 
+  for (const [what, data] of [
+    ["text", { text: { path: "none.txt", seqLen: 6 } }],
+    ["tokens", { tokens: { path: "none.bin", seqLen: 6 } }],
+    ["random tokens", { random: { seqLen: 6 } }],
+    ["a stream of tokens", { stream: { seqLen: 6 } }],
+  ] as const) {
+    it(`takes tokens of the data's length where the model gives no inputs: ${what}`, async () => {
+      const graph = await load(`${LANGUAGE} export default Net;`, { data });
+      expect(graph.inputs).to.deep.equal([{ name: "tokens", dtype: "int32", dims: [6] }]);
+    });
+  }
+
+  it("traces inputs that are ids where the model says so", async () => {
+    const graph = await load(
+      `${LANGUAGE} Net.inputs = { tokens: { dims: [5], dtype: "int32" } }; export default Net;`,
+    );
+    expect(graph.inputs).to.deep.equal([{ name: "tokens", dtype: "int32", dims: [5] }]);
+    expect(graph.parameters.map(({ name }) => name)).to.deep.equal(["emb.weight", "norm.weight"]);
+    expect(graph.nodes.map((n) => `${n.layer}:${n.op}`)).to.deep.equal([
+      "emb:embedding",
+      "norm:rmsNorm",
+      "head:linear",
+    ]);
+  });
+
+  it("takes `tokens` of the data file's own type, and not the targets of the loss", async () => {
+    const path = join(folder, "tokens.safetensors");
+    await writeFile(path, tokensFile());
+    const graph = await load(`${LANGUAGE} export default Net;`, {
+      loss: "cross_entropy",
+      data: { safetensors: { path } },
+    });
+    expect(graph.inputs).to.deep.equal([{ name: "tokens", dtype: "int32", dims: [3] }]);
+  });
+
   it("takes `x` for a model of one input where the data file holds more than the job reads", async () => {
     const path = fixturePath("reference/feedforward-mse/data.safetensors");
     const graph = await load(
@@ -125,6 +188,16 @@ describe("model files", () => {
       "has inputs that are no dims",
       `${NET} Net.inputs = { x: "4" }; export default Net;`,
       /inputs must map names to dims/,
+    ],
+    [
+      "has inputs of no known type",
+      `${NET} Net.inputs = { x: { dims: [4], dtype: "int64" } }; export default Net;`,
+      /inputs must map names to dims/,
+    ],
+    [
+      "computes with ids",
+      `${NET} Net.inputs = { x: { dims: [4], dtype: "int32" } }; export default Net;`,
+      /layer "up", op linear: operands int32 \[batch, 4\]/,
     ],
     [
       "does not fit its input",
