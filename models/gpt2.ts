@@ -119,6 +119,7 @@ function gpt2Plan(sequenceParallel: SequenceParallel): Record<string, string> {
   const { embedding, rowwise, norm } = sequenceStyles(sequenceParallel);
   return {
     wte: embedding,
+    ...norm("wpe"),
     ...norm("h.*.ln_1"),
     "h.*.attn.q": "colwise",
     "h.*.attn.k": "colwise",

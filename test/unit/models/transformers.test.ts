@@ -234,6 +234,7 @@ describe("gpt2", () => {
   it("splits attention and mlp column-wise, then row-wise", () => {
     expect(graph.defaultPlan).to.deep.equal({
       wte: "rowwise(output=shard(1), optional)",
+      wpe: "sequence(optional)",
       "h.*.ln_1": "sequence(optional)",
       "h.*.attn.q": "colwise",
       "h.*.attn.k": "colwise",
