@@ -74,7 +74,9 @@ function topologicalOrder(
   }
 
   const result: RankValue[] = [];
-  const updates = listed.filter((v) => v.phase === "optimizer");
+  const deferred = deferredValues(listed, waitsFor);
+  for (const waits of waitsFor.values()) for (const id of deferred.keys()) waits.delete(id);
+  const updates = listed.filter((v) => v.phase === "optimizer" && !deferred.has(v.id));
   const others = resultsLast(values, listed, isParameter);
   const readers = new Map<number, RankValue[]>();
   for (const value of listed) {
@@ -89,6 +91,12 @@ function topologicalOrder(
   let readyUpdates = updates.filter(isReady);
   let numPending = updates.length;
   const emit = (value: RankValue): void => {
+    for (const input of value.inputs) {
+      const late = deferred.get(input);
+      if (late === undefined) continue;
+      deferred.delete(input);
+      emit(late);
+    }
     result.push(value);
     for (const reader of readers.get(value.id) ?? []) {
       const waits = waitsFor.get(reader.id);
@@ -115,6 +123,26 @@ function topologicalOrder(
   if (numPending > 0)
     throw new InternalError(`schedule: ${numPending} updates wait for each other`);
   return result;
+}
+
+/**
+ * Optimizer values that could run at once and that nothing but updates read (a rank's slice of a weight): they are put
+ * right before their first reader, where a copy made at the beginning would lie in memory through the whole step.
+ */
+function deferredValues(
+  listed: readonly RankValue[],
+  waitsFor: ReadonlyMap<number, ReadonlySet<number>>,
+): Map<number, RankValue> {
+  const isRead = new Set(listed.flatMap((value) => value.inputs));
+  const found = listed.filter(
+    (value) =>
+      value.phase === "optimizer" &&
+      value.kind === "compute" &&
+      waitsFor.get(value.id)?.size === 0 &&
+      opDefinition(value.op).inPlace === undefined &&
+      isRead.has(value.id),
+  );
+  return new Map(found.map((value) => [value.id, value]));
 }
 
 /**
@@ -172,12 +200,17 @@ function placeCollectives(
   const steps: ScheduledStep[] = [];
   const position = new Map(order.map((v, index) => [v.id, index]));
   const firstReader = new Map<number, number>();
+  const lastReader = new Map<number, number>();
   order.forEach((value, index) => {
-    for (const input of value.inputs) if (!firstReader.has(input)) firstReader.set(input, index);
+    for (const input of value.inputs) {
+      if (!firstReader.has(input)) firstReader.set(input, index);
+      lastReader.set(input, index);
+    }
   });
   const collectives = order.filter((v) => v.kind === "collective");
   const started = new Set<number>();
   const inFlight = new Set<number>();
+  let unread: number | undefined;
 
   const start = (id: number): void => {
     if (started.has(id)) return;
@@ -186,6 +219,11 @@ function placeCollectives(
     started.add(id);
     for (const input of value.inputs) wait(input);
     waitForReadersOf(writtenStorage(value, storageOf), id);
+    // What nobody reads (updated weights on their way) is waited for one such collective later: its input is freed.
+    if (!firstReader.has(id)) {
+      if (unread !== undefined) wait(unread);
+      unread = id;
+    }
     inFlight.add(id);
     steps.push({ kind: "start", value: id });
   };
@@ -207,6 +245,7 @@ function placeCollectives(
   };
 
   const startsBefore = new Map<number, number[]>();
+  const lastGatherOf = new Map<number, number>();
   let previousGather: number | undefined;
   for (const value of order) {
     if (
@@ -216,8 +255,13 @@ function placeCollectives(
       continue;
     // The input is there from the beginning. Gathers of parameters wait until the reader of the gather before begins.
     let index = 0;
-    if (isParameter(value.inputs[0] ?? -1)) {
+    const [source = -1] = value.inputs;
+    if (isParameter(source)) {
       index = firstReader.get(previousGather ?? value.id) ?? 0;
+      // A second copy of one parameter waits until the first has been read for the last time.
+      const earlier = lastGatherOf.get(source);
+      if (earlier !== undefined) index = Math.max(index, (lastReader.get(earlier) ?? -1) + 1);
+      lastGatherOf.set(source, value.id);
       previousGather = value.id;
     }
     startsBefore.set(index, [...(startsBefore.get(index) ?? []), value.id]);
