@@ -21,6 +21,10 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
     const { addPlanCommand } = await import("./commands/plan.ts");
     return (program) => addPlanCommand(program, PROCESS_CONTEXT);
   },
+  export: async () => {
+    const { addExportCommand } = await import("./commands/export.ts");
+    return (program) => addExportCommand(program, PROCESS_CONTEXT);
+  },
   coordinator: async () => (await import("./commands/coordinator.ts")).addCoordinatorCommand,
   worker: async () => (await import("./commands/worker.ts")).addWorkerCommand,
   job: async () => {

@@ -5,25 +5,25 @@ import type { JobSpec } from "../../shared/job/job-spec.ts";
 import { quote } from "../../shared/quote.ts";
 import type { PathPolicy, ResolvedPath } from "../data/paths.ts";
 
-const FIELD = "output.huggingFace";
-
 /**
  * The folder that a job exports its model to; undefined where it wants none, or with faults. It is neither that of the checkpoint
  * that the model comes from nor one whose weights the job's other output is.
+ * @param field where faults are
  */
 export async function resolveExportFolder(
   spec: JobSpec,
   policy: PathPolicy,
+  field = "output.huggingFace",
 ): Promise<{ readonly folder: ResolvedPath | undefined; readonly faults: readonly Fault[] }> {
   const given = spec.output.huggingFace;
   if (given === undefined) return { folder: undefined, faults: [] };
   const faults: Fault[] = [];
   const fault = (message: string): void => {
-    faults.push({ path: FIELD, message });
+    faults.push({ path: field, message });
   };
   let folder: ResolvedPath | undefined;
   try {
-    folder = await policy.outputFolder(given, FIELD);
+    folder = await policy.outputFolder(given, field);
   } catch (error) {
     if (!(error instanceof InvalidArgumentError)) throw error;
     faults.push(...error.faults);
@@ -35,7 +35,7 @@ export async function resolveExportFolder(
     const output =
       safetensors === undefined
         ? undefined
-        : await policy.output(safetensors, FIELD).catch(() => undefined);
+        : await policy.output(safetensors, field).catch(() => undefined);
     if (output?.real === join(folder.real, "model.safetensors"))
       fault(
         `${quote(given)} would get its weights where output.safetensors goes; write to another folder`,
@@ -52,7 +52,7 @@ async function isSourceFolder(
 ): Promise<boolean> {
   if (!("huggingFace" in model)) return false;
   const source = await policy
-    .input(join(model.huggingFace.path, "config.json"), FIELD)
+    .input(join(model.huggingFace.path, "config.json"), folder.field)
     .catch(() => undefined);
   const target = await realpath(join(folder.real, "config.json")).catch(() => undefined);
   return source !== undefined && source.real === target;

@@ -17,12 +17,15 @@ interface Source {
   close(): Promise<void>;
 }
 
+/** What a program says of its parameters. */
+export type ParameterLayout = Pick<Program, "stored" | "mesh">;
+
 /** The files that a job's parameters are loaded from: hands each rank the slices that it holds. */
 export class InitialWeights {
   readonly #source: Source;
-  readonly #program: Program;
+  readonly #program: ParameterLayout;
 
-  private constructor(source: Source, program: Program) {
+  private constructor(source: Source, program: ParameterLayout) {
     this.#source = source;
     this.#program = program;
   }
@@ -31,7 +34,7 @@ export class InitialWeights {
    * One file with the model's own names. Reads the header only.
    * @throws InvalidArgumentError with all faults, when the file does not hold exactly the program's parameters
    */
-  static async open(path: ResolvedPath, program: Program): Promise<InitialWeights> {
+  static async open(path: ResolvedPath, program: ParameterLayout): Promise<InitialWeights> {
     const file = await SafetensorsFile.open(path.real).catch((error: unknown) => {
       if (!(error instanceof InvalidArgumentError)) throw error;
       // The user knows the file by the name they gave it.
@@ -69,7 +72,7 @@ export class InitialWeights {
    */
   static async fromCheckpoint(
     checkpoint: HuggingFaceCheckpoint,
-    program: Program,
+    program: ParameterLayout,
   ): Promise<InitialWeights> {
     const tensors = checkpoint.parameters;
     const parameters = program.stored.filter(({ role }) => role === "parameter");

@@ -1,8 +1,11 @@
+import { EMBEDDING } from "../../shared/hugging-face/names.ts";
 import { didYouMean } from "../../shared/nearest.ts";
 import type { StoredTensor } from "../../shared/program/program.ts";
 import { quote } from "../../shared/quote.ts";
 import type { SafetensorsHeader } from "../../shared/safetensors/header.ts";
 import { isFloatDtype } from "../../shared/safetensors/to-float32.ts";
+
+const OUR_EMBEDDING = "tok_embeddings.weight";
 
 /** Names listed in one fault. */
 const MAX_LISTED = 8;
@@ -12,7 +15,7 @@ const MAX_LISTED = 8;
  * others, hold both or the embedding alone.
  */
 const TIED: ReadonlyMap<string, string> = new Map([
-  ["output.weight", "tok_embeddings.weight"],
+  ["output.weight", OUR_EMBEDDING],
   ["lm_head.weight", "wte.weight"],
 ]);
 
@@ -20,6 +23,15 @@ const TIED: ReadonlyMap<string, string> = new Map([
 export function weightFaults(header: SafetensorsHeader, stored: readonly StoredTensor[]): string[] {
   const parameters = stored.filter((tensor) => tensor.role === "parameter");
   const names = new Set(parameters.map((tensor) => tensor.name));
+  if (
+    names.has(OUR_EMBEDDING) &&
+    !header.tensors.has(OUR_EMBEDDING) &&
+    header.tensors.has(EMBEDDING)
+  ) {
+    return [
+      "has the names and the order of rows of a Hugging Face checkpoint; load its folder with model.huggingFace",
+    ];
+  }
   const faults: string[] = [];
   for (const { name, globalShape } of parameters) {
     const found = header.tensors.get(name);

@@ -115,7 +115,24 @@ export function huggingFaceConfigJson(
     vocab_size: model.vocab,
   };
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
-  return `${JSON.stringify(sorted, null, 2)}\n`;
+  return `${withFloats(JSON.stringify(sorted, null, 2))}\n`;
+}
+
+/** Numbers that Python must not take for integers: transformers checks types. */
+const FLOATS = [
+  "attention_dropout",
+  "factor",
+  "high_freq_factor",
+  "initializer_range",
+  "low_freq_factor",
+  "rms_norm_eps",
+  "rope_theta",
+];
+
+/** JSON, one key a line, with these numbers written as floats: 10000.0. */
+function withFloats(json: string): string {
+  const whole = new RegExp(`^(\\s*"(?:${FLOATS.join("|")})": \\d+)(,?)$`, "gm");
+  return json.replace(whole, "$1.0$2");
 }
 
 /** What is fixed in this model: a checkpoint of another kind is refused by the key that says so. */

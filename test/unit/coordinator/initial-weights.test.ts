@@ -118,4 +118,13 @@ describe("a file of initial weights", () => {
       ].map((message) => ({ path: "init.safetensors", message: `init: ${message}` })),
     );
   });
+
+  it("with the names of Hugging Face is told apart from one that misses everything", async () => {
+    const tensors = { "model.norm.weight": NORM, "model.embed_tokens.weight": EMBEDDING };
+    const error = await caught(withWeights(tensors, async () => undefined));
+    expect(error.message).to.equal(
+      "init.safetensors: init: has the names and the order of rows of a Hugging Face checkpoint; " +
+        "load its folder with model.huggingFace",
+    );
+  });
 });

@@ -263,6 +263,7 @@ describe("config.json of a Hugging Face checkpoint", () => {
       }),
     );
     const read = parseHuggingFaceConfig(PLAIN, "c");
+    expect(huggingFaceConfigJson(read.model, 1)).to.contain('"rope_theta": 10000.0,\n');
     const again = JSON.parse(huggingFaceConfigJson(read.model, 1, read.carried)) as Config;
     for (const [key, value] of Object.entries(PLAIN)) {
       if (["pretraining_tp", "transformers_version"].includes(key)) continue;
