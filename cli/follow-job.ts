@@ -1,5 +1,5 @@
 import type { JobHandle } from "../client/job-handle.ts";
-import type { Job, StateEvent, StepEvent } from "../client/job-types.ts";
+import type { Evaluation, Job, StateEvent, StepEvent } from "../client/job-types.ts";
 import type { Progress } from "./progress.ts";
 
 /**
@@ -13,6 +13,7 @@ export async function followJob(
 ): Promise<Job> {
   progress.start();
   const steps: StepEvent[] = [];
+  const evaluations: Evaluation[] = [];
   let lost = false;
   const onReconnect = (error: Error) => {
     if (!lost) progress.note(`lost the coordinator, dialling again: ${error.message}`);
@@ -29,6 +30,10 @@ export async function followJob(
           progress.step(event);
           steps.push(event);
           break;
+        case "eval":
+          progress.evaluation(event);
+          evaluations.push(event);
+          break;
         case "log":
           progress.note(logLine(event.level, event.rank, event.message));
           break;
@@ -37,14 +42,19 @@ export async function followJob(
   } finally {
     progress.end();
   }
-  return withAllSteps(await handle.get({ signal }), steps);
+  return withAllSteps(await handle.get({ signal }), steps, evaluations);
 }
 
-/** The job with the step lists that its events make, where its own begin later. */
-function withAllSteps(job: Job, steps: readonly StepEvent[]): Job {
+/** The job with the lists that its events make, where its own begin later. */
+function withAllSteps(
+  job: Job,
+  steps: readonly StepEvent[],
+  evaluations: readonly Evaluation[],
+): Job {
   if (steps.length <= job.loss.length) return job;
   return {
     ...job,
+    evaluations,
     loss: steps.map((step) => step.loss),
     gradNorm: steps.flatMap((step) => step.gradNorm ?? []),
     stepSeconds: steps.map((step) => step.seconds),

@@ -31,6 +31,8 @@ function endLine(job: Job): string {
   const last = job.loss.at(-1);
   if (first !== undefined && last !== undefined)
     parts.push(`loss ${formatLoss(first)} -> ${formatLoss(last)}`);
+  const evaluation = job.evaluations.at(-1);
+  if (evaluation !== undefined) parts.push(`held-out loss ${formatLoss(evaluation.loss)}`);
   if (median !== null) parts.push(`${formatStepTime(median)} a step (median)`);
   const summary = parts.join(", ");
   switch (job.state) {

@@ -16,6 +16,8 @@ export interface JobResult {
   readonly loss: readonly (number | null)[];
   readonly gradNorm: readonly (number | null)[];
   readonly stepSeconds: StepSeconds;
+  /** Every evaluation done; `step` is the number of steps done before it. */
+  readonly evalLoss: readonly { readonly step: number; readonly loss: number | null }[];
   readonly ranks: readonly {
     readonly rank: number;
     readonly worker: string;
@@ -47,6 +49,7 @@ export function jobResult(job: Job): JobResult {
     loss: job.loss.map(finiteOrNull),
     gradNorm: job.gradNorm.map(finiteOrNull),
     stepSeconds: summarizeStepSeconds(job.stepSeconds),
+    evalLoss: job.evaluations.map(({ step, loss }) => ({ step, loss: finiteOrNull(loss) })),
     ranks: job.ranks.map((rank) => ({
       rank: rank.rank,
       worker: rank.worker,
@@ -80,6 +83,7 @@ export function refusedJobResult(
     loss: [],
     gradNorm: [],
     stepSeconds: { median: null, p90: null },
+    evalLoss: [],
     ranks: [],
   };
 }

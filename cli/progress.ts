@@ -1,5 +1,5 @@
 import { formatBytes } from "../shared/format-bytes.ts";
-import { formatDuration, formatLoss, formatRate, oneLine, printable } from "./format.ts";
+import { formatDuration, formatLoss, formatRate, oneLine, plural, printable } from "./format.ts";
 
 /** The part of a terminal or file that progress needs. */
 export interface ProgressStream {
@@ -32,6 +32,13 @@ export interface StepProgress {
   readonly peakMemoryBytes: number;
 }
 
+/** One evaluation as progress shows it. */
+export interface EvaluationProgress {
+  /** Steps done before it. */
+  readonly step: number;
+  readonly loss: number;
+}
+
 /** Steps that the rate and the time left look back on: enough to smooth, few enough to follow a change. */
 const WINDOW_STEPS = 8;
 
@@ -49,6 +56,7 @@ export class Progress {
   readonly #recent: StepProgress[] = [];
   #status = "starting";
   #step: StepProgress | undefined;
+  #evaluation: EvaluationProgress | undefined;
   #lastWriteMs = Number.NEGATIVE_INFINITY;
   #drawn = false;
   #ended = false;
@@ -86,6 +94,11 @@ export class Progress {
     this.tick();
   }
 
+  evaluation(evaluation: EvaluationProgress): void {
+    this.#evaluation = evaluation;
+    this.tick();
+  }
+
   /** Writes a whole line of its own above the progress line. */
   note(text: string): void {
     if (this.#ended) return;
@@ -117,11 +130,18 @@ export class Progress {
     const parts = [
       `${this.#title}  step ${done}/${this.#steps}`,
       `loss ${formatLoss(step.loss)}`,
+      ...this.#evaluationPart(),
       `${formatRate(this.#samplesPerSecond())} samples/s`,
       `peak ${formatBytes(step.peakMemoryBytes)}`,
     ];
     if (done < this.#steps) parts.push(`ETA ${formatDuration(this.#secondsLeft(done))}`);
     return oneLine(parts.join("  "));
+  }
+
+  #evaluationPart(): string[] {
+    if (this.#evaluation === undefined) return [];
+    const { step, loss } = this.#evaluation;
+    return [`held-out loss ${formatLoss(loss)} (${plural(step, "step")})`];
   }
 
   #samplesPerSecond(): number {

@@ -37,6 +37,7 @@ export function jobFromWire(job: Job__Output | null): Job {
     loss: job.loss,
     gradNorm: job.gradNorm,
     stepSeconds: job.stepSeconds,
+    evaluations: job.evaluations,
     ranks: job.ranks.map(rankFromWire),
     notes: job.notes,
     generation: job.generation,
@@ -48,7 +49,7 @@ export function jobFromWire(job: Job__Output | null): Job {
 /** The event of a watch message; undefined for a kind that this version does not know. */
 export function eventFromWire(message: WatchJobResponse__Output): JobEvent | undefined {
   const base = { eventId: message.eventId, time: dateFromWire(message.time) };
-  const { state, step, log } = message;
+  const { state, step, eval: evaluation, log } = message;
   if (state) {
     return {
       ...base,
@@ -71,6 +72,7 @@ export function eventFromWire(message: WatchJobResponse__Output): JobEvent | und
       peakMemoryBytes: step.peakMemoryBytes,
     };
   }
+  if (evaluation) return { ...base, kind: "eval", ...evaluation };
   if (log) return { ...base, kind: "log", level: log.level, message: log.message, rank: log.rank };
   return undefined;
 }

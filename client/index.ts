@@ -22,6 +22,8 @@ export {
 } from "./client.ts";
 export { JobFailedError, JobHandle } from "./job-handle.ts";
 export type {
+  EvalEvent,
+  Evaluation,
   Job,
   JobError,
   JobEvent,

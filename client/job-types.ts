@@ -64,6 +64,8 @@ export interface Job {
   readonly gradNorm: readonly number[];
   /** Wall seconds of every step done, end to end. */
   readonly stepSeconds: readonly number[];
+  /** Every evaluation done. */
+  readonly evaluations: readonly Evaluation[];
   readonly ranks: readonly RankReport[];
   /** What the default plan left off and why, and other things to know. */
   readonly notes: readonly string[];
@@ -72,7 +74,16 @@ export interface Job {
   readonly endedAt: Date | undefined;
 }
 
-export type JobEvent = StateEvent | StepEvent | LogEvent;
+/** Mean loss over held-out batches, without an update. */
+export interface Evaluation {
+  /** Steps done before it. */
+  readonly step: number;
+  readonly loss: number;
+  /** Batches that the mean is over. */
+  readonly batches: number;
+}
+
+export type JobEvent = StateEvent | StepEvent | EvalEvent | LogEvent;
 
 interface EventBase {
   /** Grows by one an event, from 1; the place to resume a watch from. */
@@ -101,6 +112,11 @@ export interface StepEvent extends EventBase {
   readonly samplesPerSecond: number;
   /** Largest over the ranks. */
   readonly peakMemoryBytes: number;
+}
+
+/** One evaluation is done. */
+export interface EvalEvent extends EventBase, Evaluation {
+  readonly kind: "eval";
 }
 
 export interface LogEvent extends EventBase {

@@ -11,6 +11,7 @@ import {
 import type { SessionRequest__Output } from "../shared/rpc/gen/rankmesh/v1/SessionRequest.ts";
 import { statusName } from "../shared/rpc/status.ts";
 import type { Clock } from "./clock.ts";
+import { tokenises } from "./data/tokenises.ts";
 import { Gang } from "./gang/gang.ts";
 import { memoryBill } from "./gang/memory-bill.ts";
 import {
@@ -28,10 +29,10 @@ import { Job } from "./job/job.ts";
 import type { JobFiles } from "./job/job-files.ts";
 import { newJobId } from "./job/job-id.ts";
 import type { JobEffect } from "./job/job-machine.ts";
-import type { JobFailure, StepDone } from "./job/job-state.ts";
+import type { EvaluationDone, JobFailure, StepDone } from "./job/job-state.ts";
 import { JobStore } from "./job/job-store.ts";
 import type { CoordinatorLimits } from "./limits.ts";
-import { READY_BYTES_PER_SECOND } from "./limits.ts";
+import { READY_BYTES_PER_SECOND, TOKENISE_MS } from "./limits.ts";
 import type { JobPlan, Planner } from "./planner.ts";
 
 /** A complaint is kept with its job and sent to every watcher. */
@@ -40,6 +41,7 @@ const MAX_COMPLAINT_CHARS = 4_000;
 /** Told of what metrics count. */
 export interface EngineObserver {
   stepDone(job: Job, step: StepDone): void;
+  evaluationDone(job: Job, evaluation: EvaluationDone): void;
   jobEnded(job: Job): void;
 }
 
@@ -123,7 +125,7 @@ export class Engine {
       throw error;
     }
     this.jobs.add(job);
-    this.#options.files.accepted(jobId, job.spec, options.checked.plan.program);
+    this.#options.files.accepted(jobId, job.spec, options.checked.plan);
     this.#options.logger.info({ jobId, name: job.name }, "job accepted");
     this.schedule();
     return job;
@@ -181,7 +183,7 @@ export class Engine {
     const worker = this.workers.find(name);
     if (worker?.sessionId !== sessionId) return;
     this.workers.heartbeat(name, sessionId, this.#nowMs());
-    const { heartbeat, ready, step, finished, failed, released } = message;
+    const { heartbeat, ready, step, evaluation, finished, failed, released } = message;
     if (heartbeat) {
       this.#sessions.get(name)?.send({ heartbeat: {} });
       // A worker that serves nothing has let go of an ended job, even if it never said so.
@@ -195,7 +197,7 @@ export class Engine {
       this.#retire(name, sessionId);
       return;
     }
-    const key = ready ?? step ?? finished ?? failed ?? released;
+    const key = ready ?? step ?? evaluation ?? finished ?? failed ?? released;
     const assignment = worker.assignment;
     if (!key || assignment?.jobId !== key.jobId || assignment.generation !== key.generation) return;
     const { jobId, generation, rank } = assignment;
@@ -221,7 +223,20 @@ export class Engine {
           peakBytes: step.peakMemoryBytes,
         },
       });
-      this.#gangs.get(jobId)?.progress(rank, job.machine.nextStep(rank));
+      this.#gangs.get(jobId)?.progress(rank, job.machine.roundsReported(rank));
+    } else if (evaluation) {
+      job.apply({
+        kind: "evaluation",
+        generation,
+        report: {
+          rank,
+          step: evaluation.step,
+          evaluation: evaluation.batch,
+          loss: evaluation.loss,
+          batchHash: evaluation.batchHash,
+        },
+      });
+      this.#gangs.get(jobId)?.progress(rank, job.machine.roundsReported(rank));
     } else if (finished) {
       job.apply({
         kind: "finished",
@@ -349,14 +364,16 @@ export class Engine {
       plan,
       workers,
       collectiveMs: limits.collectiveMs,
-      openBatches: () => files.openBatches(job.jobId, job.spec, plan.program),
+      openBatches: (signal) => files.openBatches(job.jobId, job.spec, plan, signal),
       openWeights: files.weightsOpener(job.spec, plan.program),
-      onBatchSent: (rank, step, hash) =>
-        job.apply({ kind: "batchSent", generation, rank, step, hash }),
+      onBatchSent: (rank, round, hash) =>
+        job.apply({ kind: "batchSent", generation, rank, round, hash }),
       onDataFault: (error) => job.apply({ kind: "fail", failure: failureOf(error) }),
     });
     this.#gangs.set(job.jobId, gang);
     const { sizes, peakBytes } = placement;
+    const { data, eval: evaluation } = job.spec;
+    const isTokenised = tokenises(data) || (evaluation.data && tokenises(evaluation.data));
     this.#options.logger.info(
       { jobId: job.jobId, generation, ...sizes, workers: placement.workers },
       "job starts",
@@ -367,6 +384,7 @@ export class Engine {
       gang: workers.map(({ name, backend, device }) => ({ worker: name, backend, device })),
       predictedPeakBytes: peakBytes,
       readyMs: limits.readyMs + Math.ceil((peakBytes / READY_BYTES_PER_SECOND) * 1000),
+      openMs: isTokenised ? TOKENISE_MS : 0,
     });
   }
 
@@ -374,7 +392,7 @@ export class Engine {
     const gang = this.#gangs.get(job.jobId);
     switch (effect.kind) {
       case "assign":
-        if (gang !== undefined) this.#runAside(job, gang, () => this.#assign(gang));
+        if (gang !== undefined) this.#runAside(job, gang, () => this.#assign(job, gang));
         return;
       case "startSteps":
         this.#toRanks(gang, (jobId, generation) => ({ start: { jobId, generation } }));
@@ -406,15 +424,20 @@ export class Engine {
       case "stepDone":
         this.#options.observer.stepDone(job, effect.step);
         return;
+      case "evaluationDone":
+        this.#options.observer.evaluationDone(job, effect.evaluation);
+        return;
       case "ended":
         this.#ended(job, gang);
         return;
     }
   }
 
-  async #assign(gang: Gang): Promise<void> {
+  async #assign(job: Job, gang: Gang): Promise<void> {
     await gang.open();
     const assignments = gang.assignments();
+    const { generation, evaluationBatches } = gang;
+    job.apply({ kind: "opened", generation, evaluationBatches });
     gang.assigned = true;
     for (const [rank, assign] of assignments.entries())
       this.#sessionOf(gang, rank)?.send({ assign });
@@ -422,14 +445,11 @@ export class Engine {
 
   async #writeOutput(job: Job, gang: Gang): Promise<void> {
     const { files, limits } = this.#options;
-    const written = await files.writeOutput(job.spec, gang, limits.readShardMs);
-    if (written !== undefined) {
-      job.output = written;
-      job.apply({
-        kind: "log",
-        level: "info",
-        message: `weights written to ${written.path} (${written.bytes} bytes)`,
-      });
+    const written = await files.writeOutput(job.spec, job.facts, gang, limits.readShardMs);
+    job.output = written[0];
+    for (const { path, bytes } of written) {
+      const message = `weights written to ${path} (${bytes} bytes)`;
+      job.apply({ kind: "log", level: "info", message });
     }
     job.apply({ kind: "outputWritten", generation: gang.generation });
   }

@@ -2,7 +2,7 @@ import { Counter, collectDefaultMetrics, Gauge, Registry } from "prom-client";
 import type { EngineObserver } from "./engine.ts";
 import type { WorkerRegistry, WorkerState } from "./gang/worker-registry.ts";
 import type { Job } from "./job/job.ts";
-import type { JobPhase, StepDone } from "./job/job-state.ts";
+import type { EvaluationDone, JobPhase, StepDone } from "./job/job-state.ts";
 import type { JobStore } from "./job/job-store.ts";
 
 const PHASES: readonly JobPhase[] = [
@@ -19,6 +19,7 @@ const WORKER_STATES: readonly WorkerState[] = ["idle", "busy", "lost"];
 export class CoordinatorMetrics implements EngineObserver {
   readonly registry = new Registry();
   readonly #loss: Gauge<"job_id">;
+  readonly #evalLoss: Gauge<"job_id">;
   readonly #samples: Counter<"job_id">;
   readonly #tokens: Counter<"job_id">;
   readonly #keepMs: number;
@@ -38,6 +39,12 @@ export class CoordinatorMetrics implements EngineObserver {
     this.#loss = new Gauge({
       name: "rankmesh_train_loss",
       help: "Loss of the last step done.",
+      labelNames: ["job_id"],
+      registers,
+    });
+    this.#evalLoss = new Gauge({
+      name: "rankmesh_eval_loss",
+      help: "Mean loss of the last evaluation done.",
       labelNames: ["job_id"],
       registers,
     });
@@ -103,12 +110,17 @@ export class CoordinatorMetrics implements EngineObserver {
     this.#tokens.inc(labels, job.tokensPerStep);
   }
 
+  evaluationDone(job: Job, { loss }: EvaluationDone): void {
+    this.#evalLoss.set({ job_id: job.jobId }, loss);
+  }
+
   jobEnded(job: Job): void {
     const { jobId } = job;
     const timer = setTimeout(() => {
       this.#removals.delete(jobId);
-      for (const metric of [this.#loss, this.#samples, this.#tokens])
+      for (const metric of [this.#loss, this.#evalLoss, this.#samples, this.#tokens]) {
         metric.remove({ job_id: jobId });
+      }
     }, this.#keepMs);
     timer.unref();
     this.#removals.set(jobId, timer);

@@ -63,12 +63,10 @@ export function trainingService(options: TrainingServiceOptions): TrainingServic
     PlanJob: unary(async (request) => {
       // As the job would run now; where nobody is here, the smallest mesh.
       const free = engine.workers.idle().length;
-      const { plan } = await checkSubmission(
-        request.spec,
-        planner,
-        files,
-        (spec) => sizesFor(spec.mesh, free) ?? leastSizes(spec.mesh),
-      );
+      const { plan } = await checkSubmission(request.spec, planner, files, {
+        sizes: ({ mesh }) => sizesFor(mesh, free) ?? leastSizes(mesh),
+        depth: "headers",
+      });
       return { reportJson: JSON.stringify(plan.report), reportText: options.reportText(plan) };
     }),
 

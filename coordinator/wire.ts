@@ -1,5 +1,6 @@
 /** What the coordinator knows, as messages. */
 import type { Timestamp } from "../shared/rpc/gen/google/protobuf/Timestamp.ts";
+import type { EvalEvent } from "../shared/rpc/gen/rankmesh/v1/EvalEvent.ts";
 import type { Job as JobMessage } from "../shared/rpc/gen/rankmesh/v1/Job.ts";
 import type { JobError } from "../shared/rpc/gen/rankmesh/v1/JobError.ts";
 import type { RankReport } from "../shared/rpc/gen/rankmesh/v1/RankReport.ts";
@@ -8,7 +9,7 @@ import type { Worker } from "../shared/rpc/gen/rankmesh/v1/Worker.ts";
 import type { WorkerView } from "./gang/worker-registry.ts";
 import type { LoggedEvent } from "./job/event-log.ts";
 import type { Job } from "./job/job.ts";
-import type { JobFailure, JobPhase, RankSummary } from "./job/job-state.ts";
+import type { EvaluationDone, JobFailure, JobPhase, RankSummary } from "./job/job-state.ts";
 
 /** Steps whose values one reply holds: 24 bytes each keep it under the limit of a message. */
 export const MAX_LISTED_STEPS = 100_000;
@@ -43,6 +44,7 @@ export function jobToWire(job: Job, lists: boolean): JobMessage {
     generation: machine.generation,
     notes,
     batchSize: job.batchSize,
+    evaluations: (lists ? log.evaluations() : []).slice(-MAX_LISTED_STEPS).map(evaluationToWire),
   };
 }
 
@@ -74,9 +76,18 @@ export function eventToWire(
           peakMemoryBytes: event.peakBytes,
         },
       };
+    case "eval":
+      return {
+        ...base,
+        eval: evaluationToWire(event),
+      };
     case "log":
       return { ...base, log: { level: event.level, message: event.message, rank: event.rank } };
   }
+}
+
+function evaluationToWire({ step, loss, batches }: EvaluationDone): EvalEvent {
+  return { step, loss, batches };
 }
 
 export function workerToWire(worker: WorkerView): Worker {

@@ -1,4 +1,5 @@
 import { type Fault, InvalidArgumentError } from "../shared/errors.ts";
+import type { RoundSchedule } from "../shared/job/rounds.ts";
 import { worldSize } from "../shared/mesh/mesh.ts";
 import type { Program } from "../shared/program/program.ts";
 import { quote } from "../shared/quote.ts";
@@ -18,7 +19,8 @@ export interface Assignment extends AssignmentKey {
   /** Address of every rank's CollectiveService, by rank; this rank's own among them. */
   readonly addresses: readonly string[];
   readonly program: Program;
-  readonly steps: number;
+  /** Steps, and evaluations between them. */
+  readonly schedule: RoundSchedule;
   readonly seed: number;
   readonly loadWeights: boolean;
   readonly predictedPeakMemoryBytes: number;
@@ -33,15 +35,23 @@ export function parseAssignment(assign: Assign__Output): Assignment {
   const program = parseProgram(assign.programJson);
   const faults: Fault[] = [];
   const ranks = worldSize(program.mesh);
-  const { jobId, generation, rank, steps, seed } = assign;
+  const { jobId, generation, rank, steps, seed, evaluateEvery, evaluationBatches } = assign;
   if (jobId === "") faults.push({ path: "job_id", message: "is empty" });
   if (rank >= ranks) {
     faults.push({ path: "rank", message: `is ${rank}, the program's mesh has ${ranks} ranks` });
   }
-  for (const [path, value] of Object.entries({ generation, steps, seed })) {
+  const numbers = {
+    generation,
+    steps,
+    seed,
+    evaluate_every: evaluateEvery,
+    evaluation_batches: evaluationBatches,
+  };
+  for (const [path, value] of Object.entries(numbers)) {
     if (!Number.isSafeInteger(value))
       faults.push({ path, message: `${value} is not a whole number below 2^53` });
   }
+  faults.push(...evaluationFaults(evaluateEvery, evaluationBatches, program));
   const timeout = assign.collectiveTimeoutSeconds;
   if (!(timeout > 0 && timeout <= MAX_TIMEOUT_SECONDS)) {
     const message = `${timeout} is not between 0 and ${MAX_TIMEOUT_SECONDS}`;
@@ -55,12 +65,29 @@ export function parseAssignment(assign: Assign__Output): Assignment {
     rank,
     addresses,
     program,
-    steps,
+    schedule: { steps, evaluateEvery, evaluationBatches },
     seed,
     loadWeights: assign.loadWeights,
     predictedPeakMemoryBytes: assign.predictedPeakMemoryBytes,
     collectiveTimeoutMs: timeout * 1000,
   };
+}
+
+function evaluationFaults(every: number, batches: number, program: Program): Fault[] {
+  if (every === 0) return [];
+  const faults: Fault[] = [];
+  if (batches === 0) faults.push({ path: "evaluation_batches", message: "is 0" });
+  if (program.evaluation === undefined) {
+    const message = `is ${every}, and the program has no evaluation`;
+    faults.push({ path: "evaluate_every", message });
+  }
+  // A run of a collective is told from the next by a number of 31 bits.
+  const runs = (batches + 1) * (program.microbatches + 1);
+  if (runs >= 2 ** 31) {
+    const message = `is ${batches}; an evaluation has at most ${2 ** 31} runs of its program`;
+    faults.push({ path: "evaluation_batches", message });
+  }
+  return faults;
 }
 
 function parsePeers(assign: Assign__Output, ranks: number, faults: Fault[]): string[] {

@@ -1,5 +1,6 @@
 import type { ClientReadableStream } from "@grpc/grpc-js";
 import { UnavailableError } from "../shared/errors.ts";
+import { countRounds } from "../shared/job/rounds.ts";
 import { dtypeBytes, type Program } from "../shared/program/program.ts";
 import type { RankServiceClient } from "../shared/rpc/gen/rankmesh/v1/RankService.ts";
 import type { StreamBatchesResponse__Output } from "../shared/rpc/gen/rankmesh/v1/StreamBatchesResponse.ts";
@@ -34,7 +35,7 @@ export interface BatchFeedOptions {
   readonly onArrived: () => void;
   /** A message with so many bytes of data was received. */
   readonly onReceived: (bytes: number) => void;
-  /** The stream failed, or ended before the last step's batch. Not called after `close`. */
+  /** The stream failed, or ended before the last round's batch. Not called after `close`. */
   readonly onError: (error: Error) => void;
 }
 
@@ -51,7 +52,7 @@ export class BatchFeed {
   readonly #waiting: StreamBatchesResponse__Output[] = [];
   /** Bytes of the first waiting message that are in the ring already. */
   #taken = 0;
-  #stepsReceived = 0;
+  #roundsReceived = 0;
   #closed = false;
 
   constructor(options: BatchFeedOptions) {
@@ -87,10 +88,11 @@ export class BatchFeed {
     while (!full) {
       const message = this.#waiting[0];
       if (message === undefined) break;
-      const { step, input, offsetBytes, data } = message;
+      const { input, offsetBytes, data } = message;
+      const round = { step: message.step, evaluation: message.evaluation };
       while (this.#taken < data.length) {
         const taken = ring.writePiece(
-          step,
+          round,
           input,
           offsetBytes + this.#taken,
           data.subarray(this.#taken),
@@ -104,11 +106,11 @@ export class BatchFeed {
       }
       if (full) break;
       if (message.endOfStep) {
-        if (!ring.writeEnd(step, message.batchHash)) {
+        if (!ring.writeEnd(round, message.batchHash)) {
           full = true;
           break;
         }
-        this.#stepsReceived++;
+        this.#roundsReceived++;
         moved = true;
       }
       this.#waiting.shift();
@@ -119,14 +121,14 @@ export class BatchFeed {
   }
 
   #ended(error: Error | undefined): void {
-    const { steps } = this.#options.assignment;
+    const rounds = countRounds(this.#options.assignment.schedule);
     // An end with messages still waiting is fine: the ring takes them as it drains.
     const coming = this.#waiting.filter((message) => message.endOfStep).length;
-    if (this.#closed || this.#stepsReceived + coming >= steps) return;
+    if (this.#closed || this.#roundsReceived + coming >= rounds) return;
     this.#options.onError(
       error === undefined
         ? new UnavailableError(
-            `coordinator: its stream of batches ended after ${this.#stepsReceived + coming} of ${steps} steps`,
+            `coordinator: its stream of batches ended after ${this.#roundsReceived + coming} of ${rounds} rounds`,
           )
         : fromServiceError(error, "coordinator's stream of batches"),
     );

@@ -62,6 +62,7 @@ class ProgramChecker {
     this.#collectives(program["collectives"], mesh);
     this.#section(program["body"], "program.body");
     this.#section(program["epilogue"], "program.epilogue");
+    this.#evaluation(program["evaluation"]);
     this.#scalarSlot(program["lossSlot"], "program.lossSlot", "float32");
     if (program["gradNormSlot"] !== -1) {
       this.#scalarSlot(program["gradNormSlot"], "program.gradNormSlot", "float64");
@@ -311,6 +312,15 @@ class ProgramChecker {
     });
     for (const collective of open)
       this.#fault(path, `ends without waiting for collective ${collective}`);
+  }
+
+  #evaluation(value: unknown): void {
+    if (value === undefined) return;
+    const evaluation = this.#object(value, "program.evaluation");
+    if (evaluation === undefined) return;
+    this.#section(evaluation["body"], "program.evaluation.body");
+    this.#section(evaluation["epilogue"], "program.evaluation.epilogue");
+    this.#scalarSlot(evaluation["lossSlot"], "program.evaluation.lossSlot", "float32");
   }
 
   #scalarSlot(value: unknown, path: string, dtype: DType): void {

@@ -198,6 +198,7 @@ function reportsTo(
           peakMemoryBytes,
         },
       }),
+    evaluation: (result) => port.send({ evaluation: { ...at, ...result } }),
     finished: (memory, rssBytes, collectiveBytes) =>
       port.send({
         finished: { ...at, peakMemoryBytes: memory.peakBytes, rssBytes, collectiveBytes },

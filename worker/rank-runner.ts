@@ -12,7 +12,7 @@ import type { Assignment } from "./assignment.ts";
 import { BatchFeed, batchRingBytes } from "./batch-feed.ts";
 import type { BackendChoice } from "./compute/backend-loader.ts";
 import { ComputeProxy } from "./compute/compute-proxy.ts";
-import type { MemoryReport, StepResult } from "./compute/messages.ts";
+import type { EvaluationResult, MemoryReport, StepResult } from "./compute/messages.ts";
 import { Deferred } from "./deferred.ts";
 import type { BufferGarbage } from "./garbage.ts";
 import { loadInitialWeights } from "./initial-weights.ts";
@@ -23,6 +23,7 @@ import type { OpenRing, Ring } from "./ring.ts";
 export interface RankReports {
   ready(): void;
   step(result: StepResult): void;
+  evaluation(result: EvaluationResult): void;
   finished(memory: MemoryReport, rssBytes: number, collectiveBytes: number): void;
   failed(failure: RankFailure): void;
   /** Everything that the assignment held is free. */
@@ -181,7 +182,7 @@ export class RankRunner {
     this.#metrics.setMemory(memory);
     this.#finished = true;
     this.#logger.info(
-      { steps: assignment.steps, peakMemoryBytes: memory.peakBytes, rssBytes },
+      { steps: assignment.schedule.steps, peakMemoryBytes: memory.peakBytes, rssBytes },
       "rank finished",
     );
     reports.finished(memory, rssBytes, ring.group.sentBytes);
@@ -221,6 +222,7 @@ export class RankRunner {
         this.#metrics.step(result);
         this.#options.reports.step(result);
       },
+      onEvaluation: (result) => this.#options.reports.evaluation(result),
       onBatchRoom: () => this.#feed?.room(),
     });
     this.#compute = compute;
@@ -252,8 +254,9 @@ export class RankRunner {
     const compute = this.#compute;
     if (compute === undefined) throw new InternalError("started before the program was loaded");
     const { assignment, client, garbage } = this.#options;
-    this.#logger.info({ steps: assignment.steps }, "steps begin");
-    if (assignment.steps > 0) {
+    const { schedule } = assignment;
+    this.#logger.info({ ...schedule }, "steps begin");
+    if (schedule.steps > 0) {
       this.#feed = new BatchFeed({
         client,
         assignment,
@@ -263,7 +266,7 @@ export class RankRunner {
         onError: (error) => compute.abort(error, compute.stepsDone),
       });
     }
-    const memory = await compute.run(assignment.steps);
+    const memory = await compute.run(schedule);
     this.#feed?.close();
     return memory;
   }

@@ -5,7 +5,7 @@ import type { JobSpecInput } from "../../shared/job/job-spec.ts";
 import { type CommandContext, printLines } from "../command-context.ts";
 import { EXIT, ExitRequest } from "../exit-codes.ts";
 import { followJob, logLine } from "../follow-job.ts";
-import { formatLoss, formatTable, oneLine, printable } from "../format.ts";
+import { formatLoss, formatTable, oneLine, plural, printable } from "../format.ts";
 import { catchInterrupt } from "../interrupt.ts";
 import { loadJobFile } from "../job-file.ts";
 import { jobErrorText, jobReport } from "../job-report.ts";
@@ -158,6 +158,11 @@ async function logs(
             break;
           case "step":
             context.stdout.write(`${time}step ${event.step} loss ${formatLoss(event.loss)}\n`);
+            break;
+          case "eval":
+            context.stdout.write(
+              `${time}held-out loss ${formatLoss(event.loss)} after ${plural(event.step, "step")}\n`,
+            );
             break;
           case "log":
             context.stdout.write(

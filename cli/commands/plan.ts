@@ -31,10 +31,13 @@ export function addPlanCommand(program: Command, context: CommandContext): void 
 
 async function plan(file: string, flags: PlanFlags, context: CommandContext): Promise<void> {
   await checkOutputFile("--json", flags.json);
-  const { plan: planned } = await checkLoadedJob(await loadJobFile(file), ({ mesh }) => ({
-    dataParallel: mesh.dataParallel === "auto" ? flags.dataParallel : mesh.dataParallel,
-    tensorParallel: mesh.tensorParallel === "auto" ? flags.tensorParallel : mesh.tensorParallel,
-  }));
+  const { plan: planned } = await checkLoadedJob(await loadJobFile(file), {
+    sizes: ({ mesh }) => ({
+      dataParallel: mesh.dataParallel === "auto" ? flags.dataParallel : mesh.dataParallel,
+      tensorParallel: mesh.tensorParallel === "auto" ? flags.tensorParallel : mesh.tensorParallel,
+    }),
+    depth: "headers",
+  });
   const { report } = planned;
   if (flags.json !== undefined) await writeJsonFile(flags.json, report);
   context.stdout.write(`${printReport(report)}\n`);

@@ -44,7 +44,9 @@ async function run(file: string, flags: RunFlags, context: CommandContext): Prom
     await withRefusalsWritten(flags.json, { jobId: null }, async (refusal) => {
       const loaded = await loadJobFile(file);
       refusal.steps = loaded.steps;
-      const { spec } = await checkLoadedJob(loaded, ({ mesh }) => meshOfThisMachine(mesh));
+      const { spec } = await checkLoadedJob(loaded, {
+        sizes: ({ mesh }) => meshOfThisMachine(mesh),
+      });
       if ("stream" in spec.data) {
         const message =
           "nobody can push batches to a run of its own; submit the job to a coordinator, or give it data";

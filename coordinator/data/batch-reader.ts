@@ -7,9 +7,8 @@ import type { DataSource, RowSource } from "./data-source.ts";
 import { type RowOrder, rowsOfBatch } from "./row-order.ts";
 import { sliceBlock } from "./slice.ts";
 
-/** What one rank gets of one step's batch. Shared between the ranks that get the same: do not write to it. */
+/** What one rank gets of one batch. Shared between the ranks that get the same: do not write to it. */
 export interface BatchPart {
-  readonly step: number;
   /** One an input of the program, in its order: little-endian, row-major dense, in the rank's local shape. */
   readonly inputs: readonly Uint8Array[];
   /** CRC-32 over the bytes of all inputs in order: equal for ranks with equal parts. */
@@ -37,8 +36,8 @@ interface CachedPart {
 }
 
 /**
- * Cuts each step's batch into the parts of the ranks. A part is read once for all ranks that get the same, when the
- * first of them asks, and forgotten when the last of them has it: each rank reads each step once, in order.
+ * Cuts batches 0, 1, 2, ... into the parts of the ranks. A part is read once for all ranks that get the same, when the
+ * first of them asks, and forgotten when the last of them has it: each rank makes each reading once, in order.
  */
 export class BatchReader {
   readonly #source: DataSource;
@@ -86,17 +85,18 @@ export class BatchReader {
   }
 
   /**
-   * The part of `rank` in the batch of 0-based `step`.
+   * The part of `rank` in 0-based `batch`. Batches of rows follow from their number alone, so that they
+   * may be read again: `reading` tells one time from another.
    * @throws CancelledError after close(); whatever the source throws
    */
-  read(step: number, rank: number): Promise<BatchPart> {
+  read(batch: number, rank: number, reading = batch): Promise<BatchPart> {
     const partClass = this.#classOfRank[rank];
     if (partClass === undefined) throw new InternalError(`no rank ${rank} to read a batch for`);
     if (this.#abort.signal.aborted) return Promise.reject(closedError());
-    const key = `${step} ${partClass.index}`;
+    const key = `${reading} ${partClass.index}`;
     let cached = this.#parts.get(key);
     if (cached === undefined) {
-      const part = this.#makePart(step, partClass);
+      const part = this.#makePart(batch, partClass);
       part.catch(() => {}); // every reader gets the rejection; none may have asked yet when it comes
       cached = { part, waiting: partClass.numRanks };
       this.#parts.set(key, cached);
@@ -114,56 +114,56 @@ export class BatchReader {
     await this.#source.close();
   }
 
-  async #makePart(step: number, partClass: PartClass): Promise<BatchPart> {
+  async #makePart(batch: number, partClass: PartClass): Promise<BatchPart> {
     const inputs: Uint8Array[] = [];
     for (const [index, intervals] of partClass.intervals.entries()) {
       inputs.push(
         this.#source.kind === "rows"
-          ? await this.#readBlock(this.#source, index, step, intervals)
+          ? await this.#readBlock(this.#source, index, batch, intervals)
           : sliceBlock(
-              (await this.#wholeBatch(step))[index] ?? new Uint8Array(0),
+              (await this.#wholeBatch(batch))[index] ?? new Uint8Array(0),
               this.#shapes[index] ?? [],
               intervals,
             ),
       );
     }
-    if (this.#source.kind === "batches") this.#releaseBatch(step);
+    if (this.#source.kind === "batches") this.#releaseBatch(batch);
     let hash = 0;
     for (const bytes of inputs) hash = crc32(bytes, hash);
-    return { step, inputs, hash };
+    return { inputs, hash };
   }
 
   async #readBlock(
     source: RowSource,
     input: number,
-    step: number,
+    batch: number,
     intervals: readonly Interval[],
   ): Promise<Uint8Array> {
     if (this.#order === undefined) throw new InternalError("rows without an order");
     const batchRows = intervals[0] ?? { start: 0, end: this.#batchSize };
-    const rows = rowsOfBatch(this.#order, step, batchRows.start, batchRows.end);
+    const rows = rowsOfBatch(this.#order, batch, batchRows.start, batchRows.end);
     const bytes = await source.readRows(input, rows);
     const shape = [rows.length, ...(this.#shapes[input] ?? []).slice(1)];
     return sliceBlock(bytes, shape, [{ start: 0, end: rows.length }, ...intervals.slice(1)]);
   }
 
-  #wholeBatch(step: number): Promise<readonly Uint8Array[]> {
+  #wholeBatch(batch: number): Promise<readonly Uint8Array[]> {
     if (this.#source.kind !== "batches") throw new InternalError("the source has no batches");
-    let held = this.#batches.get(step);
+    let held = this.#batches.get(batch);
     if (held === undefined) {
-      const batch = this.#source.takeBatch(step, this.#abort.signal);
-      batch.catch(() => {}); // as for parts
-      held = { batch, waiting: this.#numClasses };
-      this.#batches.set(step, held);
+      const taken = this.#source.takeBatch(batch, this.#abort.signal);
+      taken.catch(() => {}); // as for parts
+      held = { batch: taken, waiting: this.#numClasses };
+      this.#batches.set(batch, held);
     }
     return held.batch;
   }
 
-  #releaseBatch(step: number): void {
-    const held = this.#batches.get(step);
+  #releaseBatch(batch: number): void {
+    const held = this.#batches.get(batch);
     if (held === undefined) return;
     held.waiting -= 1;
-    if (held.waiting === 0) this.#batches.delete(step);
+    if (held.waiting === 0) this.#batches.delete(batch);
   }
 }
 

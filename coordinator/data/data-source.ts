@@ -6,14 +6,20 @@ export interface DataInput {
   readonly dtype: DType;
   /** Dims after the batch dim. */
   readonly dims: readonly number[];
+  /** Of an int32 input whose values are ids: how many there are, from 0 on. */
+  readonly ids?: number | undefined;
 }
 
 /** The tensors that a program takes each step, the target of its loss among them. */
-export function dataInputs(program: Pick<Program, "inputs">): DataInput[] {
+export function dataInputs(
+  program: Pick<Program, "inputs">,
+  idLimits: Readonly<Record<string, number>> = {},
+): DataInput[] {
   return program.inputs.map(({ name, dtype, globalShape }) => ({
     name,
     dtype,
     dims: globalShape.slice(1),
+    ids: Object.hasOwn(idLimits, name) ? idLimits[name] : undefined,
   }));
 }
 
@@ -22,8 +28,15 @@ export function rowBytes(input: DataInput): number {
   return 4 * input.dims.reduce((product, dim) => product * dim, 1);
 }
 
+/** What errors say of an input; a size that is not known is a word. */
+export interface NamedShape {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly dims: readonly (number | string)[];
+}
+
 /** `[rows, 48] float32`, as errors show what an input wants. */
-export function wantedShape(input: DataInput): string {
+export function wantedShape(input: NamedShape): string {
   return `[${["rows", ...input.dims].join(", ")}] ${input.dtype}`;
 }
 
@@ -38,6 +51,11 @@ export interface RowSource {
    * @throws DataLossError when the data is not what it was when it was opened
    */
   readRows(input: number, rows: readonly number[]): Promise<Uint8Array>;
+  /**
+   * Looks for values that `readRows` would refuse, up to a limit; absent where there can be none.
+   * @throws InvalidArgumentError with the place of the first
+   */
+  scan?(): Promise<void>;
   close(): Promise<void>;
 }
 

@@ -2,8 +2,10 @@ import { constants, type Stats } from "node:fs";
 import { access, lstat, realpath, stat } from "node:fs/promises";
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
 import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
-import type { JobSpec } from "../../shared/job/job-spec.ts";
+import type { DataSourceSpec, JobSpec } from "../../shared/job/job-spec.ts";
+import { sourceKey } from "../../shared/job/sequences.ts";
 import { quote } from "../../shared/quote.ts";
+import { tokenises } from "./tokenises.ts";
 
 /** A path of a job spec that its policy allows. */
 export interface ResolvedPath {
@@ -34,13 +36,18 @@ export interface PathPolicy {
   outputFolder(given: string, field: string): Promise<ResolvedPath>;
 }
 
+/** The files of a source of rows; undefined where it has none, or where the path is at fault. */
+export interface SourcePaths {
+  readonly file: ResolvedPath | undefined;
+  readonly tokenizer: ResolvedPath | undefined;
+}
+
 /** The files that a job reads and writes. */
 export interface JobPaths {
-  readonly data: ResolvedPath | undefined;
+  readonly data: SourcePaths;
+  readonly evaluation: SourcePaths;
   readonly init: ResolvedPath | undefined;
   readonly output: ResolvedPath | undefined;
-  /** Folder that the model is exported to. */
-  readonly exported: ResolvedPath | undefined;
 }
 
 /** Any path that this process may use, relative ones to `folder`: for a user's own process. */
@@ -108,44 +115,37 @@ export async function resolveJobPaths(
       return undefined;
     }
   };
-  const dataPath = "safetensors" in spec.data ? spec.data.safetensors.path : undefined;
-  const data = await attempt(dataPath, "data.safetensors.path", "input");
+  const attemptSource = async (source: DataSourceSpec, at: string): Promise<SourcePaths> => ({
+    file: await attempt(pathOf(source), `${at}.${sourceKey(source)}.path`, "input"),
+    tokenizer: await attempt(tokenizerOf(source), `${at}.text.tokenizer`, "input"),
+  });
+  const data = await attemptSource(spec.data, "data");
+  const heldOut = spec.eval.every > 0 ? spec.eval.data : undefined;
+  const evaluation = heldOut === undefined ? NO_FILES : await attemptSource(heldOut, "eval.data");
   const init = await attempt(spec.init.safetensors, "init.safetensors", "input");
   const output = await attempt(spec.output.safetensors, "output.safetensors", "output");
-  if (output !== undefined && data?.real === output.real) {
+  const read = [data.file, data.tokenizer, evaluation.file, evaluation.tokenizer];
+  if (output !== undefined && read.some((path) => path?.real === output.real)) {
     faults.push({
       path: output.field,
       message: `${quote(output.given)} is the file that the data comes from; write to another one`,
     });
   }
-  const exported = await attempt(spec.output.huggingFace, "output.huggingFace", "outputFolder");
-  if (exported !== undefined) faults.push(...(await exportFaults(exported, output, spec, policy)));
-  return { paths: { data, init, output, exported }, faults };
+  return { paths: { data, evaluation, init, output }, faults };
 }
 
-/** An export must not write over what the job reads, nor over its other output. */
-async function exportFaults(
-  folder: ResolvedPath,
-  output: ResolvedPath | undefined,
-  spec: JobSpec,
-  policy: PathPolicy,
-): Promise<Fault[]> {
-  const faults: Fault[] = [];
-  if ("huggingFace" in spec.model) {
-    // Faults of the model's own path are told where it is read.
-    const given = join(spec.model.huggingFace.path, "config.json");
-    const model = await policy.input(given, folder.field).catch(() => undefined);
-    const there = await realpath(join(folder.real, "config.json")).catch(() => undefined);
-    if (model !== undefined && model.real === there) {
-      const message = `${quote(folder.given)} is the folder that the model comes from; write to another one`;
-      faults.push({ path: folder.field, message });
-    }
-  }
-  if (output !== undefined && output.real === join(folder.real, "model.safetensors")) {
-    const message = `${quote(folder.given)} would get its model.safetensors where output.safetensors goes; write to another folder`;
-    faults.push({ path: folder.field, message });
-  }
-  return faults;
+const NO_FILES: SourcePaths = { file: undefined, tokenizer: undefined };
+
+/** The file that a source reads its rows from. */
+function pathOf(source: DataSourceSpec): string | undefined {
+  if ("safetensors" in source) return source.safetensors.path;
+  if ("text" in source) return source.text.path;
+  return "tokens" in source ? source.tokens.path : undefined;
+}
+
+/** The tokenizer's file, where it is not built in. */
+function tokenizerOf(source: DataSourceSpec): string | undefined {
+  return tokenises(source) ? source.text.tokenizer : undefined;
 }
 
 const OUTSIDE = "lies outside the data root; give a path inside it";

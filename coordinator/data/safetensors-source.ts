@@ -3,8 +3,17 @@ import { didYouMean } from "../../shared/nearest.ts";
 import { quote } from "../../shared/quote.ts";
 import type { TensorInfo } from "../../shared/safetensors/header.ts";
 import { SafetensorsFile } from "../../shared/safetensors/reader.ts";
-import { type DataInput, type RowSource, rowBytes, wantedShape } from "./data-source.ts";
+import { SCANNED_BYTES } from "./data-file.ts";
+import {
+  type DataInput,
+  type NamedShape,
+  type RowSource,
+  rowBytes,
+  wantedShape,
+} from "./data-source.ts";
+import { firstOutside, int32Values, outsideText } from "./ids.ts";
 import type { ResolvedPath } from "./paths.ts";
+import { runsOf } from "./row-runs.ts";
 
 /** Reads in flight for one input of one batch: shuffled rows are read one by one. */
 const CONCURRENT_READS = 4;
@@ -28,15 +37,46 @@ export async function openSafetensorsSource(
     kind: "rows",
     inputs,
     rows,
-    readRows: (input, wanted) => {
-      const info = inputs[input];
-      const tensor = tensors[input];
-      if (info === undefined || tensor === undefined) return Promise.resolve(new Uint8Array(0));
-      return readRows(file, tensor, rowBytes(info), wanted);
+    readRows: async (index, wanted) => {
+      const input = inputs[index];
+      const tensor = tensors[index];
+      if (input === undefined || tensor === undefined) return new Uint8Array(0);
+      const bytes = await readRows(file, tensor, rowBytes(input), wanted);
+      requireIds(bytes, input, path, (position) => wanted[position] ?? 0);
+      return bytes;
+    },
+    scan: async () => {
+      for (const [index, input] of inputs.entries()) {
+        const tensor = tensors[index];
+        if (tensor !== undefined && input.ids !== undefined) {
+          await scanIds(file, tensor, input, path);
+        }
+      }
     },
     close: () => file.close(),
   };
 }
+
+/**
+ * Tokens of a row of a file of sequences: the second dim of its tensor `tokens`. Reads only the header.
+ * @throws InvalidArgumentError at the file's field of the spec when it has none
+ */
+export async function safetensorsSequenceLength(path: ResolvedPath): Promise<number> {
+  const file = await openAt(path);
+  const tensor = file.header.tensors.get("tokens");
+  await file.close();
+  const length = tensor?.shape[1];
+  const isFit = tensor?.dtype === "I32" && tensor.shape.length === 2;
+  if (isFit && length !== undefined && length > 0) return length;
+  const has =
+    tensor === undefined
+      ? missingTensor(file, TOKENS)
+      : `tensor "tokens" is ${printTensor(tensor)}; the model takes ${wantedShape(TOKENS)}`;
+  throw new InvalidArgumentError([{ path: path.field, message: `${path.given}: ${has}` }]);
+}
+
+/** What a model of sequences takes, whatever their length. */
+const TOKENS = { name: "tokens", dtype: "int32", dims: ["seqLen"] } as const;
 
 async function openAt(path: ResolvedPath): Promise<SafetensorsFile> {
   try {
@@ -85,7 +125,7 @@ function checkTensors(
   return faults.length > 0 ? { ok: false, faults } : { ok: true, tensors, rows };
 }
 
-function missingTensor(file: SafetensorsFile, input: DataInput): string {
+function missingTensor(file: SafetensorsFile, input: NamedShape): string {
   const names = [...file.header.tensors.keys()];
   const shown = names.slice(0, 5).map(quote).join(", ");
   const more = names.length > 5 ? ` and ${names.length - 5} more` : "";
@@ -106,11 +146,46 @@ function printTensor(tensor: TensorInfo): string {
   return `[${tensor.shape.join(", ")}] ${tensor.dtype}`;
 }
 
-interface RowRun {
-  readonly start: number;
-  end: number;
-  /** Position of the run's first row in the result. */
-  readonly at: number;
+/** Reads the first rows of a tensor of ids, piece by piece. */
+async function scanIds(
+  file: SafetensorsFile,
+  tensor: TensorInfo,
+  input: DataInput,
+  path: ResolvedPath,
+): Promise<void> {
+  const bytesOfRow = Math.max(1, rowBytes(input));
+  const rows = Math.min(tensor.shape[0] ?? 0, Math.ceil(SCANNED_BYTES / bytesOfRow));
+  const intervals = tensor.shape.map((size, dim) => ({ start: 0, end: dim === 0 ? rows : size }));
+  let valuesBefore = 0;
+  for await (const piece of file.readSlice(tensor, intervals)) {
+    const before = valuesBefore;
+    requireIds(piece, input, path, (row) => row, before);
+    valuesBefore += piece.byteLength / 4;
+  }
+}
+
+/**
+ * @param rowAt row of the file, by its position in what was read
+ * @param before values of whole rows read before these
+ * @throws InvalidArgumentError with the place of the first value that is no id of the input
+ */
+function requireIds(
+  bytes: Uint8Array,
+  input: DataInput,
+  path: ResolvedPath,
+  rowAt: (position: number) => number,
+  before = 0,
+): void {
+  if (input.ids === undefined) return;
+  const values = int32Values(bytes);
+  const index = firstOutside(values, input);
+  if (index < 0) return;
+  const rowLength = Math.max(1, rowBytes(input) / 4);
+  const row = rowAt(Math.floor((before + index) / rowLength));
+  const position = input.dims.length === 0 ? "" : `, position ${(before + index) % rowLength}`;
+  const where = `tensor ${quote(input.name)}, row ${row}${position}`;
+  const message = `${path.given}: ${where}: ${outsideText(values[index] ?? 0, input)}`;
+  throw new InvalidArgumentError([{ path: path.field, message }]);
 }
 
 async function readRows(
@@ -135,15 +210,4 @@ async function readRows(
   const numReaders = Math.min(CONCURRENT_READS, runs.length);
   await Promise.all(Array.from({ length: numReaders }, readSome));
   return result;
-}
-
-/** Rows that follow each other, together. */
-function runsOf(rows: readonly number[]): RowRun[] {
-  const runs: RowRun[] = [];
-  rows.forEach((row, at) => {
-    const last = runs.at(-1);
-    if (last !== undefined && last.end === row) last.end += 1;
-    else runs.push({ start: row, end: row + 1, at });
-  });
-  return runs;
 }

@@ -9,6 +9,7 @@ import {
 import { didYouMean } from "../../shared/nearest.ts";
 import { quote } from "../../shared/quote.ts";
 import { type BatchSource, type DataInput, rowBytes } from "./data-source.ts";
+import { firstOutside, int32Values, outsideText } from "./ids.ts";
 
 /** A tensor as PushBatches carries it. */
 export interface PushedTensor {
@@ -184,7 +185,22 @@ export class StreamSource implements BatchSource {
       const message = `input ${name} takes ${bytes} bytes for [${dims.join(", ")}], not ${tensor.data.byteLength}`;
       faults.push({ path: `${path}.data`, message });
     }
+    if (faults.length === 0 && input.ids !== undefined) {
+      faults.push(...this.#checkIds(tensor.data, input, `${path}.data`));
+    }
     return faults;
+  }
+
+  #checkIds(data: Uint8Array, input: DataInput, path: string): Fault[] {
+    const values = int32Values(data);
+    const index = firstOutside(values, input);
+    if (index < 0) return [];
+    const rowLength = Math.max(1, rowBytes(input) / 4);
+    const position = input.dims.length === 0 ? "" : `, position ${index % rowLength}`;
+    // Those that wait for their turn come first.
+    const batch = this.#numPushed + this.#pushes.length;
+    const where = `batch ${batch}, row ${Math.floor(index / rowLength)}${position} of input ${quote(input.name)}`;
+    return [{ path, message: `${where}: ${outsideText(values[index] ?? 0, input)}` }];
   }
 
   /** Resolves once `isReady`, however often the state changes until then; `late` says what did not happen in time. */

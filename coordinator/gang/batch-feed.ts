@@ -1,10 +1,14 @@
 import { CancelledError, FailedPreconditionError } from "../../shared/errors.ts";
+import { countRounds, type Round, type RoundSchedule, roundAt } from "../../shared/job/rounds.ts";
 import { BULK_PIECE_BYTES } from "../../shared/rpc/channel.ts";
-import type { BatchPart, BatchReader } from "../data/batch-reader.ts";
+import type { BatchPart } from "../data/batch-reader.ts";
+import type { RoundReader } from "../data/round-reader.ts";
 
 /** One message of a rank's stream. */
 export interface BatchPiece {
   readonly step: number;
+  /** Number of the batch in its evaluation; undefined: it is the step's own. */
+  readonly evaluation: number | undefined;
   readonly input: number;
   readonly offsetBytes: number;
   readonly data: Buffer;
@@ -12,28 +16,28 @@ export interface BatchPiece {
   readonly batchHash: number;
 }
 
-/** Steps sent ahead of a rank's last report: the next batch is there when a step ends, and memory stays bounded. */
-export const STEPS_AHEAD = 3;
+/** Rounds sent ahead of a rank's last report: the next batch is there when a round ends, and memory stays bounded. */
+export const ROUNDS_AHEAD = 3;
 
 export interface BatchFeedOptions {
-  readonly reader: Pick<BatchReader, "read" | "close">;
+  readonly reader: Pick<RoundReader, "read" | "close">;
   readonly numRanks: number;
-  readonly steps: number;
-  /** Called just before a step's last message to a rank is handed on. */
-  readonly onSent: (rank: number, step: number, hash: number) => void;
+  readonly schedule: RoundSchedule;
+  /** Called just before a round's last message to a rank is handed on. */
+  readonly onSent: (rank: number, round: number, hash: number) => void;
   /** Called with what the data source throws while the job runs; the rank's stream ends with the same error. */
   readonly onFault: (error: unknown) => void;
 }
 
 /**
- * Streams batches to the ranks of one gang, each rank at most `STEPS_AHEAD` steps ahead of what it has reported. Ranks that
+ * Streams batches to the ranks of one gang, each rank at most `ROUNDS_AHEAD` rounds ahead of what it has reported. Ranks that
  * hold the same part of the batch (those of a tensor-parallel group) get the same bytes.
  */
 export class BatchFeed {
   readonly #options: BatchFeedOptions;
   readonly #stop = new AbortController();
   readonly #served = new Set<number>();
-  /** Steps that each rank has reported. */
+  /** Rounds that each rank has reported. */
   readonly #reported: number[];
   readonly #waiting = new Set<() => void>();
 
@@ -42,9 +46,9 @@ export class BatchFeed {
     this.#reported = new Array<number>(options.numRanks).fill(0);
   }
 
-  /** Notes that `rank` has done `steps` steps, which lets it have more. */
-  progress(rank: number, steps: number): void {
-    this.#reported[rank] = steps;
+  /** Notes that `rank` has done `rounds` rounds, which lets it have more. */
+  progress(rank: number, rounds: number): void {
+    this.#reported[rank] = rounds;
     for (const wake of [...this.#waiting]) wake();
   }
 
@@ -53,7 +57,7 @@ export class BatchFeed {
    * @throws FailedPreconditionError when the rank had a stream before: its batches are gone
    */
   async *stream(rank: number, signal: AbortSignal): AsyncGenerator<BatchPiece, void, void> {
-    const { reader, steps, onSent, onFault } = this.#options;
+    const { reader, schedule, onSent, onFault } = this.#options;
     if (this.#served.has(rank)) {
       throw new FailedPreconditionError(
         `rank ${rank} has opened its stream of batches already; there is one per rank`,
@@ -61,16 +65,18 @@ export class BatchFeed {
     }
     this.#served.add(rank);
     const stopped = AbortSignal.any([signal, this.#stop.signal]);
-    for (let step = 0; step < steps; step++) {
-      await this.#untilWanted(rank, step, stopped);
-      const part = await reader.read(step, rank).catch((error: unknown) => {
+    const rounds = countRounds(schedule);
+    for (let index = 0; index < rounds; index++) {
+      await this.#untilWanted(rank, index, stopped);
+      const round = roundAt(schedule, index);
+      const part = await reader.read(index, round, rank).catch((error: unknown) => {
         throwIfStopped(stopped);
         onFault(error);
         throw error;
       });
       throwIfStopped(stopped);
-      for (const piece of pieces(part)) {
-        if (piece.endOfStep) onSent(rank, step, part.hash);
+      for (const piece of pieces(round, part)) {
+        if (piece.endOfStep) onSent(rank, index, part.hash);
         yield piece;
       }
     }
@@ -83,9 +89,9 @@ export class BatchFeed {
     await this.#options.reader.close();
   }
 
-  async #untilWanted(rank: number, step: number, stopped: AbortSignal): Promise<void> {
+  async #untilWanted(rank: number, round: number, stopped: AbortSignal): Promise<void> {
     throwIfStopped(stopped);
-    while (step >= (this.#reported[rank] ?? 0) + STEPS_AHEAD) {
+    while (round >= (this.#reported[rank] ?? 0) + ROUNDS_AHEAD) {
       await new Promise<void>((resolve) => {
         const wake = (): void => {
           this.#waiting.delete(wake);
@@ -104,7 +110,7 @@ function throwIfStopped(signal: AbortSignal): void {
   if (signal.aborted) throw new CancelledError("the job is over, or the rank went away");
 }
 
-function* pieces(part: BatchPart): Generator<BatchPiece, void, void> {
+function* pieces({ step, evaluation }: Round, part: BatchPart): Generator<BatchPiece, void, void> {
   const last = part.inputs.length - 1;
   for (const [input, bytes] of part.inputs.entries()) {
     const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -112,7 +118,8 @@ function* pieces(part: BatchPart): Generator<BatchPiece, void, void> {
     for (let offset = 0; offset === 0 || offset < buffer.length; offset += BULK_PIECE_BYTES) {
       const endOfStep = input === last && offset + BULK_PIECE_BYTES >= buffer.length;
       yield {
-        step: part.step,
+        step,
+        evaluation,
         input,
         offsetBytes: offset,
         data: buffer.subarray(offset, offset + BULK_PIECE_BYTES),

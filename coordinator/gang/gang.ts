@@ -8,7 +8,7 @@ import type { JobSpec } from "../../shared/job/job-spec.ts";
 import { worldSize } from "../../shared/mesh/mesh.ts";
 import { CONTROL_MESSAGE_LIMIT_BYTES } from "../../shared/rpc/channel.ts";
 import type { Assign } from "../../shared/rpc/gen/rankmesh/v1/Assign.ts";
-import type { BatchReader } from "../data/batch-reader.ts";
+import type { RoundReader } from "../data/round-reader.ts";
 import type { JobPlan } from "../planner.ts";
 import type { InitialWeights } from "../weights/initial-weights.ts";
 import { BatchFeed } from "./batch-feed.ts";
@@ -25,10 +25,10 @@ export interface GangOptions {
   /** Worker of every rank, in rank order. */
   readonly workers: readonly WorkerInfo[];
   readonly collectiveMs: number;
-  readonly openBatches: () => Promise<BatchReader>;
+  readonly openBatches: (signal: AbortSignal) => Promise<RoundReader>;
   /** undefined: the ranks initialise by the seed. */
   readonly openWeights: (() => Promise<InitialWeights>) | undefined;
-  readonly onBatchSent: (rank: number, step: number, hash: number) => void;
+  readonly onBatchSent: (rank: number, round: number, hash: number) => void;
   /** The data source failed in mid-run. */
   readonly onDataFault: (error: unknown) => void;
 }
@@ -46,6 +46,7 @@ export class Gang {
   readonly #options: GangOptions;
   readonly #stop = new AbortController();
   #feed: BatchFeed | undefined;
+  #evaluationBatches = 0;
   #weights: InitialWeights | undefined;
 
   constructor(options: GangOptions) {
@@ -63,12 +64,17 @@ export class Gang {
    */
   async open(): Promise<void> {
     const { plan, spec, openBatches, openWeights, onBatchSent, onDataFault } = this.#options;
-    const reader = await openBatches();
+    const reader = await openBatches(this.signal);
     const numRanks = worldSize(plan.program.mesh);
+    this.#evaluationBatches = reader.evaluationBatches;
     this.#feed = new BatchFeed({
       reader,
       numRanks,
-      steps: spec.steps,
+      schedule: {
+        steps: spec.steps,
+        evaluateEvery: spec.eval.every,
+        evaluationBatches: reader.evaluationBatches,
+      },
       onSent: onBatchSent,
       onFault: onDataFault,
     });
@@ -78,6 +84,11 @@ export class Gang {
     this.#weights = weights;
     if (this.signal.aborted) await weights?.close();
     this.signal.throwIfAborted();
+  }
+
+  /** Batches of one evaluation; 0 until the gang is open, and for a job without evaluations. */
+  get evaluationBatches(): number {
+    return this.#evaluationBatches;
   }
 
   /** The assignment of every rank, in rank order. */
@@ -101,6 +112,8 @@ export class Gang {
       loadWeights: this.#weights !== undefined,
       predictedPeakMemoryBytes: plan.program.arenaBytes,
       collectiveTimeoutSeconds: collectiveMs / 1000,
+      evaluateEvery: spec.eval.every,
+      evaluationBatches: this.#evaluationBatches,
     }));
   }
 
@@ -123,9 +136,9 @@ export class Gang {
     return this.#weights;
   }
 
-  /** `rank` has reported `steps` steps. */
-  progress(rank: number, steps: number): void {
-    this.#feed?.progress(rank, steps);
+  /** `rank` has reported `rounds` rounds. */
+  progress(rank: number, rounds: number): void {
+    this.#feed?.progress(rank, rounds);
   }
 
   /** Ends everything that is under way for these ranks and closes files. */

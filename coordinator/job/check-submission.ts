@@ -3,11 +3,12 @@ import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
 import type { JobSpec } from "../../shared/job/job-spec.ts";
 import { jobSpecFromProto } from "../../shared/job/proto.ts";
 import { resolveJobSpec } from "../../shared/job/resolve.ts";
+import { takesTokens } from "../../shared/job/sequences.ts";
 import type { JobSpec__Output } from "../../shared/rpc/gen/rankmesh/v1/JobSpec.ts";
 import { MAX_PROGRAM_BYTES } from "../gang/gang.ts";
 import { leastSizes } from "../gang/scheduler.ts";
-import type { JobPlan, Planner } from "../planner.ts";
-import type { JobFiles } from "./job-files.ts";
+import type { JobPlan, ModelFacts, Planner } from "../planner.ts";
+import type { FileCheck, JobFiles } from "./job-files.ts";
 import type { MeshSizes } from "./job-state.ts";
 
 export interface CheckedJob {
@@ -15,6 +16,15 @@ export interface CheckedJob {
   /** Sizes at which it was compiled. */
   readonly sizes: MeshSizes;
   readonly plan: JobPlan;
+  /** What its files say of its model: every later plan needs it too. */
+  readonly facts: ModelFacts;
+}
+
+export interface CheckOptions {
+  /** Sizes of the mesh where the job says `auto`. @default 1 */
+  readonly sizes?: (spec: JobSpec) => MeshSizes;
+  /** How far files are read. @default "contents" */
+  readonly depth?: FileCheck;
 }
 
 /** `checkJob` for a spec that came over the wire. */
@@ -22,22 +32,23 @@ export async function checkSubmission(
   message: JobSpec__Output | null,
   planner: Planner,
   files: JobFiles,
-  sizes?: (spec: JobSpec) => MeshSizes,
+  options: CheckOptions = {},
 ): Promise<CheckedJob> {
-  return checkJob(jobSpecFromProto(message), planner, files, sizes);
+  return checkJob(jobSpecFromProto(message), planner, files, options);
 }
 
 /**
  * Checks a raw spec whole: its schema, then plan, shapes and divisibility, then its files, each as far as it can be
- * checked in spite of the faults before. An `auto` axis is taken as `chooseSizes` says, by default 1.
+ * checked in spite of the faults before.
  * @throws InvalidArgumentError with every fault found, each with its field path
  */
 export async function checkJob(
   raw: unknown,
   planner: Planner,
   files: JobFiles,
-  chooseSizes: (spec: JobSpec) => MeshSizes = (spec) => leastSizes(spec.mesh),
+  options: CheckOptions = {},
 ): Promise<CheckedJob> {
+  const { sizes: chooseSizes = ({ mesh }) => leastSizes(mesh), depth = "contents" } = options;
   const resolved = resolveJobSpec(raw);
   const spec = resolved.ok ? resolved.spec : resolved.partial;
   const faults: Fault[] = resolved.ok ? [] : [...resolved.faults];
@@ -45,24 +56,46 @@ export async function checkJob(
   const add = (found: readonly Fault[]): void => {
     faults.push(...found.filter(({ path }) => resolved.ok || !resolved.broken.has(path)));
   };
-  const sizes = spec === undefined ? { dataParallel: 1, tensorParallel: 1 } : chooseSizes(spec);
+  if (spec === undefined) throw new InvalidArgumentError(faults);
+  const sizes = chooseSizes(spec);
+  const { facts, faults: unread } = await files.facts(spec);
   let plan: JobPlan | undefined;
-  if (spec !== undefined) {
+  const planFacts = unread.length === 0 ? facts : standInFacts(spec, sizes, facts);
+  if (planFacts !== undefined) {
     try {
-      plan = planner(spec, sizes);
+      plan = planner(spec, sizes, planFacts);
       add(programFaults(plan));
     } catch (error) {
       if (!(error instanceof InvalidArgumentError)) throw error;
       add(error.faults);
     }
-    // A stand-in for a faulty model has sizes that the user never gave: no file can be held against them.
-    const isStandIn = !resolved.ok && [...resolved.broken].some((path) => path.startsWith("model"));
-    const whole = isStandIn ? undefined : (plan ?? unsharded(spec, planner));
-    add(await files.check(spec, whole?.program));
   }
-  if (faults.length > 0 || spec === undefined || plan === undefined)
-    throw new InvalidArgumentError(faults);
-  return { spec, sizes, plan };
+  // No file can be held against sizes that the user never gave: those of a faulty model, or of files that tell none.
+  const isStandIn =
+    unread.length > 0 ||
+    (!resolved.ok && [...resolved.broken].some((path) => path.startsWith("model")));
+  const whole = isStandIn ? undefined : (plan ?? unsharded(spec, planner, facts));
+  const found = [...unread, ...(await files.check(spec, whole, depth))];
+  add(withoutRepeats(found));
+  if (faults.length > 0 || plan === undefined) throw new InvalidArgumentError(faults);
+  return { spec, sizes, plan, facts };
+}
+
+/** Facts that let plan and shapes be checked although the files tell none; undefined where nothing stands in. */
+function standInFacts(spec: JobSpec, sizes: MeshSizes, facts: ModelFacts): ModelFacts | undefined {
+  if ("huggingFace" in spec.model && facts.huggingFace === undefined) return undefined;
+  if (!takesTokens(spec.model) || facts.seqLen !== undefined) return facts;
+  return { ...facts, seqLen: sizes.tensorParallel };
+}
+
+function withoutRepeats(faults: readonly Fault[]): Fault[] {
+  const seen = new Set<string>();
+  return faults.filter(({ path, message }) => {
+    const key = `${path}\n${message}`;
+    if (seen.has(key)) return false;
+    seen.add(key);
+    return true;
+  });
 }
 
 /** A program that no worker takes is better refused now than when its job starts. */
@@ -77,10 +110,10 @@ function programFaults({ program }: JobPlan): Fault[] {
  * The job on one rank: what its files must hold does not depend on mesh and plan, so faults of those hide none of theirs.
  * Undefined when the model itself is at fault.
  */
-function unsharded(spec: JobSpec, planner: Planner): JobPlan | undefined {
+function unsharded(spec: JobSpec, planner: Planner, facts: ModelFacts): JobPlan | undefined {
   const alone: JobSpec = { ...spec, plan: {}, gradientAccumulation: 1 };
   try {
-    return planner(alone, { dataParallel: 1, tensorParallel: 1 });
+    return planner(alone, { dataParallel: 1, tensorParallel: 1 }, facts);
   } catch (error) {
     if (error instanceof InvalidArgumentError) return undefined;
     throw error;

@@ -1,5 +1,5 @@
 import { InternalError } from "../../shared/errors.ts";
-import type { JobEvent, StepDone } from "./job-state.ts";
+import type { EvaluationDone, JobEvent, StepDone } from "./job-state.ts";
 
 /** An event with its id (from 1, growing by one) and the wall time at which it happened. */
 export interface LoggedEvent {
@@ -75,6 +75,11 @@ export class EventLog {
 
   stepSeconds(): number[] {
     return this.#columnOf(3);
+  }
+
+  /** Every evaluation done, in order. */
+  evaluations(): EvaluationDone[] {
+    return this.#others.flatMap(({ event }) => (event.kind === "eval" ? [event] : []));
   }
 
   #appendStep(event: StepDone, wallMs: number): void {

@@ -1,5 +1,7 @@
+import { countRounds, type RoundSchedule, roundName } from "../../shared/job/rounds.ts";
 import { EventLog } from "./event-log.ts";
 import type {
+  EvaluationDone,
   Instant,
   JobFailure,
   JobPhase,
@@ -8,19 +10,21 @@ import type {
   StepDone,
 } from "./job-state.ts";
 import { type RankComplaint, rootCause } from "./root-cause.ts";
-import { StepLedger, type StepReport } from "./step-ledger.ts";
+import { type EvaluationReport, RoundLedger, type StepReport } from "./round-ledger.ts";
 
 /** How long a job waits for whom, in milliseconds. */
 export interface JobDeadlines {
-  /** From the assignment to the last rank being ready. */
+  /** To open the job's data, and from then to the last rank being ready. */
   readonly readyMs: number;
-  /** From the delivery of a step's batch to its last report. */
+  /** From the delivery of a round's batch to its last report. */
   readonly stepMs: number;
   /** After the first complaint about a peer: time for the peer's own death to show. */
   readonly graceMs: number;
   /** From abort or release to the last rank's answer; then the job ends without it. */
   readonly releaseMs: number;
 }
+
+const NO_ROUNDS: RoundSchedule = { steps: 0, evaluateEvery: 0, evaluationBatches: 0 };
 
 /** Changes of the reason for waiting that the log keeps. */
 const MAX_QUEUED_EVENTS = 100;
@@ -42,16 +46,21 @@ export type JobInput =
       readonly predictedPeakBytes: number;
       /** Instead of the deadlines' own: a large model takes longer to load. */
       readonly readyMs?: number;
+      /** Time to open the job's data, where that takes longer: a text is tokenised. */
+      readonly openMs?: number;
     }
+  /** The job's data is open, and the ranks are now told of the job. */
+  | { readonly kind: "opened"; readonly generation: number; readonly evaluationBatches: number }
   | { readonly kind: "ready"; readonly generation: number; readonly rank: number }
   | {
       readonly kind: "batchSent";
       readonly generation: number;
       readonly rank: number;
-      readonly step: number;
+      readonly round: number;
       readonly hash: number;
     }
   | { readonly kind: "step"; readonly generation: number; readonly report: StepReport }
+  | { readonly kind: "evaluation"; readonly generation: number; readonly report: EvaluationReport }
   | {
       readonly kind: "finished";
       readonly generation: number;
@@ -91,6 +100,7 @@ export type JobEffect =
   | { readonly kind: "abort"; readonly ranks: readonly number[]; readonly reason: string }
   | { readonly kind: "release"; readonly ranks: readonly number[] }
   | { readonly kind: "stepDone"; readonly step: StepDone }
+  | { readonly kind: "evaluationDone"; readonly evaluation: EvaluationDone }
   | { readonly kind: "ended" };
 
 /**
@@ -118,6 +128,7 @@ interface RankState extends GangMember {
 export class JobMachine {
   readonly log = new EventLog();
   readonly steps: number;
+  readonly #evaluateEvery: number;
   readonly #deadlines: JobDeadlines;
   #stage: Stage = "queued";
   #phase: JobPhase = "QUEUED";
@@ -126,8 +137,12 @@ export class JobMachine {
   #sizes: MeshSizes | undefined;
   #predictedPeakBytes = 0;
   #readyMs = 0;
+  #openMs = 0;
+  /** Whether this generation's data is open: before that no rank knows of it. */
+  #isOpen = false;
   #ranks: RankState[] = [];
-  #ledger = new StepLedger(0, 0);
+  #ledger = new RoundLedger(0, NO_ROUNDS);
+  #rounds = 0;
   /** Whether the shell is at work on `assign` or `writeOutput`: the job does not end under it. */
   #working = false;
   #outcome:
@@ -142,8 +157,15 @@ export class JobMachine {
   #graceEndMs: number | undefined;
   #endedAtMs: number | undefined;
 
-  constructor(options: { steps: number; deadlines: JobDeadlines; now: Instant }) {
+  /** @param options.evaluateEvery steps between evaluations; 0: none */
+  constructor(options: {
+    steps: number;
+    evaluateEvery?: number;
+    deadlines: JobDeadlines;
+    now: Instant;
+  }) {
     this.steps = options.steps;
+    this.#evaluateEvery = options.evaluateEvery ?? 0;
     this.#deadlines = options.deadlines;
     this.#enter("queued", "QUEUED", "accepted", options.now);
   }
@@ -175,9 +197,9 @@ export class JobMachine {
     return this.log.numSteps;
   }
 
-  /** The first step that `rank` has not reported. */
-  nextStep(rank: number): number {
-    return this.#ledger.nextStep(rank);
+  /** Rounds (steps, and batches of evaluations) that `rank` has reported. */
+  roundsReported(rank: number): number {
+    return this.#ledger.reported(rank);
   }
 
   /** Wall time of the end; undefined before it. */
@@ -218,12 +240,15 @@ export class JobMachine {
         return this.#waits(input.reason, now);
       case "start":
         return this.#start(input, now);
+      case "opened":
+        return this.#opened(input.evaluationBatches, now);
       case "ready":
         return this.#ready(input.rank, now);
       case "batchSent":
-        return this.#batchSent(input.rank, input.step, input.hash, now);
+        return this.#batchSent(input.rank, input.round, input.hash, now);
       case "step":
-        return this.#step(input.report, now);
+      case "evaluation":
+        return this.#report(input.report, now);
       case "finished":
         return this.#finished(input, now);
       case "complaint":
@@ -263,6 +288,7 @@ export class JobMachine {
   #start(input: Extract<JobInput, { kind: "start" }>, now: Instant): JobEffect[] {
     if (this.#stage !== "queued") return [];
     this.#generation += 1;
+    this.#isOpen = false;
     this.#sizes = input.sizes;
     this.#predictedPeakBytes = input.predictedPeakBytes;
     this.#ranks = input.gang.map((member) => ({
@@ -274,7 +300,6 @@ export class JobMachine {
       rssBytes: 0,
       collectiveBytes: 0,
     }));
-    this.#ledger = new StepLedger(this.#ranks.length, this.steps);
     const { dataParallel, tensorParallel } = input.sizes;
     const numRanks = this.#ranks.length;
     this.#enter(
@@ -284,39 +309,58 @@ export class JobMachine {
       now,
     );
     this.#readyMs = input.readyMs ?? this.#deadlines.readyMs;
-    this.#deadlineMs = now.monotonicMs + this.#readyMs;
+    this.#openMs = Math.max(input.openMs ?? 0, this.#readyMs);
+    this.#deadlineMs = now.monotonicMs + this.#openMs;
     this.#working = true;
     return [{ kind: "assign" }];
   }
 
-  #ready(rank: number, now: Instant): JobEffect[] {
-    const state = this.#ranks[rank];
-    if (this.#stage !== "starting" || state === undefined) return [];
-    state.ready = true;
-    if (!this.#ranks.every((r) => r.ready)) return [];
-    this.#enter("stepping", "RUNNING", "all ranks are ready", now);
-    this.#armStep(now);
-    return [{ kind: "startSteps" }];
-  }
-
-  #batchSent(rank: number, step: number, hash: number, now: Instant): JobEffect[] {
-    const before = this.#ledger.batchDelivered();
-    this.#ledger.batchSent(rank, step, hash);
-    if (this.#stage === "stepping" && !before && this.#ledger.batchDelivered()) this.#armStep(now);
+  #opened(evaluationBatches: number, now: Instant): JobEffect[] {
+    if (this.#stage !== "starting") return [];
+    const { steps } = this;
+    const schedule = { steps, evaluateEvery: this.#evaluateEvery, evaluationBatches };
+    this.#isOpen = true;
+    this.#rounds = countRounds(schedule);
+    this.#ledger = new RoundLedger(this.#ranks.length, schedule);
+    this.#deadlineMs = now.monotonicMs + this.#readyMs;
     return [];
   }
 
-  #step(report: StepReport, now: Instant): JobEffect[] {
+  #ready(rank: number, now: Instant): JobEffect[] {
+    const state = this.#ranks[rank];
+    if (this.#stage !== "starting" || !this.#isOpen || state === undefined) return [];
+    state.ready = true;
+    if (!this.#ranks.every((r) => r.ready)) return [];
+    this.#enter("stepping", "RUNNING", "all ranks are ready", now);
+    this.#armRound(now);
+    return [{ kind: "startSteps" }];
+  }
+
+  #batchSent(rank: number, round: number, hash: number, now: Instant): JobEffect[] {
+    const before = this.#ledger.batchDelivered();
+    this.#ledger.batchSent(rank, round, hash);
+    if (this.#stage === "stepping" && !before && this.#ledger.batchDelivered()) this.#armRound(now);
+    return [];
+  }
+
+  #report(report: StepReport | EvaluationReport, now: Instant): JobEffect[] {
     const state = this.#ranks[report.rank];
     if (this.#stage !== "stepping" || state === undefined) return [];
-    state.peakBytes = Math.max(state.peakBytes, report.peakBytes);
+    if (report.evaluation === undefined) {
+      state.peakBytes = Math.max(state.peakBytes, report.peakBytes);
+    }
     const outcome = this.#ledger.report(report);
     if (outcome === undefined) return [];
+    this.#armRound(now);
     const effects: JobEffect[] = [];
-    if (outcome.done !== undefined) {
-      this.log.append(outcome.done, now.wallMs);
-      effects.push({ kind: "stepDone", step: outcome.done });
-      this.#armStep(now);
+    const { done } = outcome;
+    if (done !== undefined) {
+      this.log.append(done, now.wallMs);
+      effects.push(
+        done.kind === "step"
+          ? { kind: "stepDone", step: done }
+          : { kind: "evaluationDone", evaluation: done },
+      );
     }
     if (outcome.failure !== undefined) {
       effects.push(...this.#fail(this.#withWorker(outcome.failure), now));
@@ -327,11 +371,11 @@ export class JobMachine {
   #finished(input: Extract<JobInput, { kind: "finished" }>, now: Instant): JobEffect[] {
     const state = this.#ranks[input.rank];
     if (this.#stage !== "stepping" || state === undefined) return [];
-    if (this.#ledger.nextStep(input.rank) < this.steps) {
+    if (this.#ledger.next(input.rank) !== undefined) {
       return this.#fail(
         this.#withWorker({
           code: "INTERNAL",
-          message: `internal: rank ${input.rank} finished after ${this.#ledger.nextStep(input.rank)} of ${this.steps} steps`,
+          message: `internal: rank ${input.rank} finished after ${this.#ledger.reported(input.rank)} of ${this.#rounds} rounds`,
           rank: input.rank,
         }),
         now,
@@ -366,19 +410,19 @@ export class JobMachine {
     if (state === undefined || state.free) return [];
     state.free = true;
     if (!this.#live()) return this.#endWhenFree(now);
-    const step = this.#ledger.nextStep(rank);
+    const round = this.#ledger.next(rank) ?? { step: this.steps, evaluation: undefined };
     const when =
       this.#stage === "starting"
         ? "before the first step"
         : this.#stage === "writing"
           ? "while its weights were read"
-          : `at step ${step}`;
+          : `at ${roundName(round)}`;
     return this.#fail(
       this.#withWorker({
         code: "UNAVAILABLE",
         message: `rank ${rank} (worker ${state.worker}) was lost ${when}: ${why}`,
         rank,
-        ...(this.#stage === "stepping" ? { step } : {}),
+        ...(this.#stage === "stepping" ? { step: round.step } : {}),
       }),
       now,
     );
@@ -416,6 +460,10 @@ export class JobMachine {
     if (this.#deadlineMs === undefined || now.monotonicMs < this.#deadlineMs) return [];
     switch (this.#stage) {
       case "starting": {
+        if (!this.#isOpen) {
+          const message = `the job's data could not be opened within ${this.#seconds(this.#openMs)}`;
+          return this.#fail({ code: "DEADLINE_EXCEEDED", message }, now);
+        }
         const missing = this.#ranks.flatMap((r, rank) => (r.ready ? [] : [rank]));
         return this.#fail(
           this.#silent(
@@ -426,21 +474,21 @@ export class JobMachine {
         );
       }
       case "stepping": {
-        const step = this.#ledger.done;
-        if (step < this.steps && !this.#ledger.batchDelivered()) {
+        const round = this.#ledger.current;
+        if (round !== undefined && !this.#ledger.batchDelivered()) {
           // The data source is slow, or a client has not pushed yet: that is nobody's stall.
-          this.#armStep(now);
+          this.#armRound(now);
           return [];
         }
         const missing =
-          step < this.steps
-            ? this.#ledger.laggards()
-            : this.#ranks.flatMap((r, rank) => (r.finished ? [] : [rank]));
-        const what = step < this.steps ? `no report of step ${step}` : "no end of the run";
+          round === undefined
+            ? this.#ranks.flatMap((r, rank) => (r.finished ? [] : [rank]))
+            : this.#ledger.laggards();
+        const what = round === undefined ? "no end of the run" : `no report of ${roundName(round)}`;
         return this.#fail(
           {
             ...this.#silent(missing, `${what} within ${this.#seconds(this.#deadlines.stepMs)}`),
-            step,
+            step: round?.step ?? this.steps,
           },
           now,
         );
@@ -532,7 +580,7 @@ export class JobMachine {
     this.log.append({ kind: "state", phase, reason }, now.wallMs);
   }
 
-  #armStep(now: Instant): void {
+  #armRound(now: Instant): void {
     this.#deadlineMs = now.monotonicMs + this.#deadlines.stepMs;
   }
 

@@ -35,7 +35,7 @@ export interface RankSummary {
 }
 
 /** What happened to a job, in the order in which it happened. */
-export type JobEvent = StateChange | StepDone | LogLine;
+export type JobEvent = StateChange | StepDone | EvaluationDone | LogLine;
 
 export interface StateChange {
   readonly kind: "state";
@@ -56,6 +56,16 @@ export interface StepDone {
   readonly seconds: number;
   /** Largest over the ranks. */
   readonly peakBytes: number;
+}
+
+/** The mean loss over held-out batches, without an update. */
+export interface EvaluationDone {
+  readonly kind: "eval";
+  /** Steps done before it. */
+  readonly step: number;
+  readonly loss: number;
+  /** Batches that the mean is over. */
+  readonly batches: number;
 }
 
 export interface LogLine {

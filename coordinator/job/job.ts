@@ -3,7 +3,7 @@ import type { JobSpec } from "../../shared/job/job-spec.ts";
 import type { ProgramInput } from "../../shared/program/program.ts";
 import type { Clock } from "../clock.ts";
 import type { Demand } from "../gang/scheduler.ts";
-import type { JobPlan, Planner } from "../planner.ts";
+import type { JobPlan, ModelFacts, Planner } from "../planner.ts";
 import type { WrittenFile } from "./job-files.ts";
 import { type JobDeadlines, type JobEffect, type JobInput, JobMachine } from "./job-machine.ts";
 import { isTerminal, type MeshSizes } from "./job-state.ts";
@@ -14,7 +14,11 @@ export interface JobOptions {
   /** Equal for equal specs. */
   readonly specKey: string;
   /** The job compiled for sizes at which it was checked. */
-  readonly checked: { readonly sizes: MeshSizes; readonly plan: JobPlan };
+  readonly checked: {
+    readonly sizes: MeshSizes;
+    readonly plan: JobPlan;
+    readonly facts: ModelFacts;
+  };
   readonly planner: Planner;
   readonly deadlines: JobDeadlines;
   readonly clock: Clock;
@@ -61,13 +65,23 @@ export class Job implements Demand {
     this.#spec = spec;
     this.#options = options;
     this.#plans.set(sizesKey(checked.sizes), { plan: checked.plan });
-    this.machine = new JobMachine({ steps: spec.steps, deadlines: options.deadlines, now });
+    this.machine = new JobMachine({
+      steps: spec.steps,
+      evaluateEvery: spec.eval.every,
+      deadlines: options.deadlines,
+      now,
+    });
   }
 
   /** What was asked for. @throws InternalError once the job has ended */
   get spec(): JobSpec {
     if (this.#spec === undefined) throw new InternalError(`the spec of job ${this.jobId} is gone`);
     return this.#spec;
+  }
+
+  /** What the job's files say of its model. */
+  get facts(): ModelFacts {
+    return this.#options.checked.facts;
   }
 
   get mesh(): JobSpec["mesh"] {
@@ -88,7 +102,8 @@ export class Job implements Demand {
     let known = this.#plans.get(key);
     if (known === undefined) {
       try {
-        known = { plan: this.#options.planner(this.spec, sizes) };
+        const { planner, checked } = this.#options;
+        known = { plan: planner(this.spec, sizes, checked.facts) };
       } catch (error) {
         known = { error };
       }

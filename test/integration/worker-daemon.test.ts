@@ -179,7 +179,7 @@ describe("worker daemon", () => {
         "INTERNAL",
         /batch of step 9 came where step 0 was due/,
       ],
-      "stream ended": [[], "UNAVAILABLE", /its stream of batches ended after 0 of 2 steps/],
+      "stream ended": [[], "UNAVAILABLE", /its stream of batches ended after 0 of 2 rounds/],
     } as const;
     for (const [what, [messages, code, text]] of Object.entries(cases)) {
       it(what, async () => {

@@ -17,6 +17,8 @@ import { RpcServer } from "../../shared/rpc/server.ts";
 /** A batch as it arrived: one buffer an input. */
 export interface ReceivedBatch {
   readonly step: number;
+  /** Its number in an evaluation. */
+  readonly evaluation: number | undefined;
   readonly inputs: readonly Buffer[];
   /** What the coordinator said of it. */
   readonly sentHash: number;
@@ -60,6 +62,11 @@ export function fakeWeight(index: number): number {
 /** Loss that fake ranks report. */
 export function fakeLoss(step: number): number {
   return 1 / (step + 1);
+}
+
+/** Loss that fake ranks report of a held-out batch. */
+export function fakeEvaluationLoss(step: number, batch: number): number {
+  return 100 * step + batch;
 }
 
 /**
@@ -240,8 +247,16 @@ export class FakeWorker {
         if (!piece.endOfStep) continue;
         const batch = inputs.map((pieces) => Buffer.concat(pieces));
         inputs = program.inputs.map(() => []);
-        this.batches.push({ step: piece.step, inputs: batch, sentHash: piece.batchHash });
+        const { step, evaluation, batchHash: sentHash } = piece;
+        this.batches.push({ step, evaluation, inputs: batch, sentHash });
         const batchHash = batch.reduce((hash, bytes) => crc32(bytes, hash), 0);
+        if (evaluation !== undefined) {
+          const loss = fakeEvaluationLoss(step, evaluation);
+          this.send({
+            evaluation: { jobId, generation, rank, step, batch: evaluation, loss, batchHash },
+          });
+          continue;
+        }
         const changed = await this.#options.onStep?.(piece.step, this);
         if (changed === "hang" || stop.signal.aborted) return;
         const report = {

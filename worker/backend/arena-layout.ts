@@ -1,5 +1,10 @@
 import { InternalError } from "../../shared/errors.ts";
-import { dtypeBytes, type Program, type Slot } from "../../shared/program/program.ts";
+import {
+  type ComputeInstruction,
+  dtypeBytes,
+  type Program,
+  type Slot,
+} from "../../shared/program/program.ts";
 
 /**
  * The bytes of a program's arena by kind.
@@ -14,6 +19,13 @@ export function arenaParts(program: Program): [kind: string, bytes: number][] {
     );
   }
   return parts;
+}
+
+/** Every compute instruction of a program, those of its evaluation among them. */
+export function computeInstructions(program: Program): ComputeInstruction[] {
+  const { body, epilogue, evaluation } = program;
+  const sections = [body, epilogue, evaluation?.body ?? [], evaluation?.epilogue ?? []];
+  return sections.flat().filter((instruction) => instruction.kind === "compute");
 }
 
 export function elementCount(shape: readonly number[]): number {

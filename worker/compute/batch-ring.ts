@@ -1,16 +1,17 @@
 import { InternalError } from "../../shared/errors.ts";
+import type { Round } from "../../shared/job/rounds.ts";
 
 /** Receives one record of the ring; `bytes` is valid only within the call. */
 export interface BatchVisitor {
   /** Bytes of an input, `offsetBytes` from the start of its slot. A piece may come in two calls. */
-  piece(step: number, input: number, offsetBytes: number, bytes: Uint8Array): void;
-  /** All pieces of the step have come. */
-  end(step: number, batchHash: number): void;
+  piece(round: Round, input: number, offsetBytes: number, bytes: Uint8Array): void;
+  /** All pieces of the round's batch have come. */
+  end(round: Round, batchHash: number): void;
 }
 
 // Positions and lengths count in units, so that headers stay aligned and 32-bit words reach far.
 const UNIT_BYTES = 8;
-const HEADER_UNITS = 4;
+const HEADER_UNITS = 5;
 
 const READ = 0;
 const WRITE = 1;
@@ -19,6 +20,9 @@ const CONTROL_BYTES = 16;
 
 const KIND_PIECE = 0;
 const KIND_END = 1;
+
+/** Stands for the number of a batch in its evaluation where the batch belongs to a step. */
+const NO_EVALUATION = -1;
 
 const NOTHING = new Uint8Array(0);
 
@@ -57,19 +61,19 @@ export class BatchRing {
    * Puts in a piece, or as much of its front as there is room for. Returns the bytes taken; 0 means that the
    * ring is full, and that `takeStalled` will tell the reader so once it has made room.
    */
-  writePiece(step: number, input: number, offsetBytes: number, bytes: Uint8Array): number {
+  writePiece(round: Round, input: number, offsetBytes: number, bytes: Uint8Array): number {
     // A few bytes at a time would cost more than they bring: wait until a fair part fits.
     const wanted = HEADER_UNITS + Math.min(toUnits(bytes.length), this.#units >> 2);
     if (!this.#hasRoom(wanted)) return 0;
     const taken = Math.min(bytes.length, (this.#freeUnits() - HEADER_UNITS) * UNIT_BYTES);
-    this.#put(KIND_PIECE, step, input, offsetBytes, bytes.subarray(0, taken));
+    this.#put(KIND_PIECE, round, input, offsetBytes, bytes.subarray(0, taken));
     return taken;
   }
 
-  /** Puts in a step's end; false when the ring is full. */
-  writeEnd(step: number, batchHash: number): boolean {
+  /** Puts in the end of a round's batch; false when the ring is full. */
+  writeEnd(round: Round, batchHash: number): boolean {
     if (!this.#hasRoom(HEADER_UNITS)) return false;
-    this.#put(KIND_END, step, 0, batchHash, NOTHING);
+    this.#put(KIND_END, round, 0, batchHash, NOTHING);
     return true;
   }
 
@@ -91,15 +95,17 @@ export class BatchRing {
     const length = this.#header.getFloat64(8, true);
     const step = this.#header.getFloat64(16, true);
     const value = this.#header.getFloat64(24, true);
+    const evaluation = this.#header.getFloat64(32, true);
+    const round = { step, evaluation: evaluation === NO_EVALUATION ? undefined : evaluation };
     const start = (read + HEADER_UNITS) % this.#units;
     if (this.#header.getInt32(0, true) === KIND_END) {
-      visitor.end(step, value);
+      visitor.end(round, value);
     } else {
       const first = Math.min(length, this.#data.length - start * UNIT_BYTES);
       const at = start * UNIT_BYTES;
-      visitor.piece(step, input, value, this.#data.subarray(at, at + first));
+      visitor.piece(round, input, value, this.#data.subarray(at, at + first));
       if (first < length)
-        visitor.piece(step, input, value + first, this.#data.subarray(0, length - first));
+        visitor.piece(round, input, value + first, this.#data.subarray(0, length - first));
     }
     Atomics.store(this.#control, READ, (start + toUnits(length)) % this.#units);
   }
@@ -123,12 +129,13 @@ export class BatchRing {
   }
 
   /** Copies a record behind the write position, then moves the position: the reader sees whole records only. */
-  #put(kind: number, step: number, input: number, value: number, bytes: Uint8Array): void {
+  #put(kind: number, round: Round, input: number, value: number, bytes: Uint8Array): void {
     this.#header.setInt32(0, kind, true);
     this.#header.setInt32(4, input, true);
     this.#header.setFloat64(8, bytes.length, true);
-    this.#header.setFloat64(16, step, true);
+    this.#header.setFloat64(16, round.step, true);
     this.#header.setFloat64(24, value, true);
+    this.#header.setFloat64(32, round.evaluation ?? NO_EVALUATION, true);
     const write = Atomics.load(this.#control, WRITE);
     for (let i = 0; i < HEADER_UNITS; i++) {
       const at = ((write + i) % this.#units) * UNIT_BYTES;

@@ -1,6 +1,7 @@
 import { Worker } from "node:worker_threads";
 import koffi from "koffi";
 import { InternalError } from "../../shared/errors.ts";
+import type { RoundSchedule } from "../../shared/job/rounds.ts";
 import { dtypeBytes, type Program, type Slot } from "../../shared/program/program.ts";
 import type { CollectiveBuffers } from "../collective/collective.ts";
 import { keepYoungGenerationSmall } from "../garbage.ts";
@@ -12,6 +13,7 @@ import type {
   ComputeReply,
   ComputeRequest,
   ComputeStart,
+  EvaluationResult,
   MemoryReport,
   StepResult,
 } from "./messages.ts";
@@ -30,6 +32,7 @@ export interface ComputeOptions {
     buffers: CollectiveBuffers,
   ) => Promise<void>;
   readonly onStep: (result: StepResult) => void;
+  readonly onEvaluation: (result: EvaluationResult) => void;
   /** The batch ring has room again. */
   readonly onBatchRoom: () => void;
 }
@@ -116,9 +119,9 @@ export class ComputeProxy {
       throw unexpected(reply, "initialized");
   }
 
-  /** Runs all steps. The memory report is of the end. */
-  async run(steps: number): Promise<MemoryReport> {
-    this.#post({ kind: "run", steps });
+  /** Runs all steps and evaluations. The memory report is of the end. */
+  async run(schedule: RoundSchedule): Promise<MemoryReport> {
+    this.#post({ kind: "run", schedule });
     const reply = await this.#expect();
     if (typeof reply === "number" || reply.kind !== "finished") throw unexpected(reply, "finished");
     return reply.memory;
@@ -218,6 +221,9 @@ export class ComputeProxy {
     switch (message.kind) {
       case "step":
         this.#options.onStep(message.report);
+        return;
+      case "evaluation":
+        this.#options.onEvaluation(message.report);
         return;
       case "roomForBatches":
         this.#options.onBatchRoom();

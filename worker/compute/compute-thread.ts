@@ -13,7 +13,7 @@ import type {
   MemoryReport,
 } from "./messages.ts";
 import { toPlainError } from "./plain-error.ts";
-import { runSteps, StepError } from "./step-loop.ts";
+import { runRounds, StepError } from "./step-loop.ts";
 
 /**
  * The thread that holds the backend and the arena of one assignment. It answers requests one at a time; whatever
@@ -100,7 +100,7 @@ class ComputeThread {
         return;
       }
       case "run":
-        runSteps(
+        runRounds(
           {
             program: this.#start.program,
             loaded,
@@ -111,8 +111,9 @@ class ComputeThread {
             startCollective: this.#reply,
             roomForBatches: () => this.#reply({ kind: "roomForBatches" }),
             onStep: (report) => this.#reply({ kind: "step", report }),
+            onEvaluation: (report) => this.#reply({ kind: "evaluation", report }),
           },
-          request.steps,
+          request.schedule,
         );
         this.#reply({ kind: "finished", memory: this.#memory() });
         return;

@@ -1,3 +1,4 @@
+import type { RoundSchedule } from "../../shared/job/rounds.ts";
 import type { Program } from "../../shared/program/program.ts";
 import type { BackendChoice } from "./backend-loader.ts";
 
@@ -26,7 +27,7 @@ export type ComputeRequest =
       /** Moved there and back: no copy, no garbage. */
       readonly buffer: ArrayBuffer;
     }
-  | { readonly kind: "run"; readonly steps: number }
+  | { readonly kind: "run"; readonly schedule: RoundSchedule }
   | { readonly kind: "dispose" };
 
 /** Compute thread to main thread; a bare number is the index of a collective that was started. */
@@ -42,6 +43,7 @@ export type ComputeReply =
   | { readonly kind: "moved"; readonly id: number; readonly buffer: ArrayBuffer }
   | { readonly kind: "roomForBatches" }
   | { readonly kind: "step"; readonly report: StepResult }
+  | { readonly kind: "evaluation"; readonly report: EvaluationResult }
   | { readonly kind: "finished"; readonly memory: MemoryReport }
   /** The abort flag ended the request under way. */
   | { readonly kind: "aborted"; readonly step: number | undefined }
@@ -65,10 +67,20 @@ export interface StepResult {
   readonly step: number;
   readonly loss: number;
   readonly gradNorm: number | undefined;
-  /** Wall time from the end of the step before; of the first step, from the start. */
+  /** Wall time from the end of the step before, or of the evaluation since; of the first step, from the start. */
   readonly seconds: number;
   readonly batchHash: number;
   readonly peakMemoryBytes: number;
+}
+
+/** One batch of an evaluation. */
+export interface EvaluationResult {
+  /** Last step done. */
+  readonly step: number;
+  /** Number of the batch in the evaluation. */
+  readonly batch: number;
+  readonly loss: number;
+  readonly batchHash: number;
 }
 
 /** An error as it crosses threads: classes do not. */

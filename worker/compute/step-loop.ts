@@ -1,5 +1,13 @@
 import { crc32 } from "node:zlib";
 import { DataLossError, InternalError } from "../../shared/errors.ts";
+import {
+  countRounds,
+  type Round,
+  type RoundSchedule,
+  roundAt,
+  roundName,
+  sameRound,
+} from "../../shared/job/rounds.ts";
 import { type StepScalars, stepScalars } from "../../shared/optimizer/step-scalars.ts";
 import { dtypeBytes, type Instruction, type Program } from "../../shared/program/program.ts";
 import type { LoadedProgram } from "../backend/backend.ts";
@@ -11,7 +19,7 @@ import {
   type ControlBlock,
   WAITING_FOR_BATCH,
 } from "./control-block.ts";
-import type { StepResult } from "./messages.ts";
+import type { EvaluationResult, StepResult } from "./messages.ts";
 
 /** What the step loop works on and whom it tells. */
 export interface StepLoopContext {
@@ -26,6 +34,7 @@ export interface StepLoopContext {
   /** The ring was full and has room again. */
   readonly roomForBatches: () => void;
   readonly onStep: (result: StepResult) => void;
+  readonly onEvaluation: (result: EvaluationResult) => void;
 }
 
 /** An error of a step, with the place it came from. */
@@ -39,42 +48,70 @@ export class StepError extends Error {
 }
 
 /**
- * Runs steps 0..steps-1 without once returning to the event loop: batches come and collectives end through
- * shared memory.
+ * Runs all rounds of a job, steps and evaluations, without once returning to the event loop: batches come and
+ * collectives end through shared memory.
  * @throws StepError around whatever ended the loop; ComputeAborted and MainThreadSilent as they are its cause.
  */
-export function runSteps(context: StepLoopContext, steps: number): void {
+export function runRounds(context: StepLoopContext, schedule: RoundSchedule): void {
+  const rounds = countRounds(schedule);
   let endedMs = performance.now();
-  for (let step = 0; step < steps; step++) {
+  for (let index = 0; index < rounds; index++) {
+    const round = roundAt(schedule, index);
     try {
-      const batchHash = receiveBatch(context, step);
-      runStep(context, step, batchHash);
-      const { loss, gradNorm } = readResults(context);
-      const now = performance.now();
-      const seconds = (now - endedMs) / 1000;
-      endedMs = now;
-      context.control.stepsDone = step + 1;
-      context.onStep({
-        step,
-        loss,
-        gradNorm,
-        seconds,
-        batchHash,
-        peakMemoryBytes: context.peakMemoryBytes(),
-      });
+      if (round.evaluation === undefined) {
+        endedMs = trainStep(context, round, endedMs);
+      } else {
+        evaluateBatch(context, round, round.evaluation);
+        endedMs = performance.now();
+      }
     } catch (error) {
-      throw new StepError(step, error);
+      throw new StepError(round.step, error);
     }
   }
 }
 
-function runStep(context: StepLoopContext, step: number, batchHash: number): void {
+/** @returns when it ended */
+function trainStep(context: StepLoopContext, round: Round, beganMs: number): number {
   const { program, control } = context;
+  const { step } = round;
+  const batchHash = receiveBatch(context, round);
   control.batchHash = batchHash;
+  runSections(context, program, step, 0);
+  const loss = readLoss(context, program.lossSlot);
+  const gradNorm = readGradNorm(context);
+  const endedMs = performance.now();
+  const seconds = (endedMs - beganMs) / 1000;
+  control.stepsDone = step + 1;
+  const peakMemoryBytes = context.peakMemoryBytes();
+  context.onStep({ step, loss, gradNorm, seconds, batchHash, peakMemoryBytes });
+  return endedMs;
+}
+
+/** The loss of one held-out batch. Its collectives are told from the step's by microbatches past those of the step. */
+function evaluateBatch(context: StepLoopContext, round: Round, batch: number): void {
+  const { program, control } = context;
+  const { evaluation } = program;
+  if (evaluation === undefined) throw new InternalError("the program has no evaluation");
+  const { step } = round;
+  const batchHash = receiveBatch(context, round);
+  control.batchHash = batchHash;
+  runSections(context, evaluation, step, (batch + 1) * (program.microbatches + 1));
+  const loss = readLoss(context, evaluation.lossSlot);
+  context.onEvaluation({ step, batch, loss, batchHash });
+}
+
+/** @param firstMicrobatch what the collectives of the first microbatch are numbered with */
+function runSections(
+  context: StepLoopContext,
+  sections: Pick<Program, "body" | "epilogue">,
+  step: number,
+  firstMicrobatch: number,
+): void {
+  const { program, control } = context;
   for (let microbatch = 0; microbatch <= program.microbatches; microbatch++) {
     const scalars = stepScalars(program.optimizer, program.schedule, step, microbatch);
-    control.microbatch = microbatch;
-    const section = microbatch < program.microbatches ? program.body : program.epilogue;
+    control.microbatch = firstMicrobatch + microbatch;
+    const section = microbatch < program.microbatches ? sections.body : sections.epilogue;
     for (const instruction of section) execute(context, instruction, scalars);
   }
 }
@@ -102,27 +139,28 @@ function execute(context: StepLoopContext, instruction: Instruction, scalars: St
   }
 }
 
-function readResults({ program, loaded }: StepLoopContext): {
-  loss: number;
-  gradNorm: number | undefined;
-} {
+function readLoss({ loaded }: StepLoopContext, slot: number): number {
   loaded.synchronize();
   const loss = new Float32Array(1);
-  loaded.read(program.lossSlot, new Uint8Array(loss.buffer));
-  if (program.gradNormSlot < 0) return { loss: loss[0] ?? Number.NaN, gradNorm: undefined };
+  loaded.read(slot, new Uint8Array(loss.buffer));
+  return loss[0] ?? Number.NaN;
+}
+
+function readGradNorm({ program, loaded }: StepLoopContext): number | undefined {
+  if (program.gradNormSlot < 0) return undefined;
   const norm = new Float64Array(1);
   loaded.read(program.gradNormSlot, new Uint8Array(norm.buffer));
-  return { loss: loss[0] ?? Number.NaN, gradNorm: norm[0] };
+  return norm[0];
 }
 
 /**
- * Copies the step's batch into the input slots as it comes, and checks that it is whole and unharmed.
+ * Copies the round's batch into the input slots as it comes, and checks that it is whole and unharmed.
  * @returns the CRC-32 of its bytes
  * @throws DataLossError when the bytes are not those that were sent, or not all.
  */
-function receiveBatch(context: StepLoopContext, step: number): number {
+function receiveBatch(context: StepLoopContext, round: Round): number {
   const { control, batches, silenceMs } = context;
-  const receiver = new BatchReceiver(context.program, context.loaded, step);
+  const receiver = new BatchReceiver(context.program, context.loaded, round);
   const ready = (): boolean => !batches.empty;
   while (receiver.batchHash === undefined) {
     if (batches.empty) control.waitUntil(ready, WAITING_FOR_BATCH, silenceMs);
@@ -133,38 +171,38 @@ function receiveBatch(context: StepLoopContext, step: number): number {
   return receiver.batchHash;
 }
 
-/** Takes the pieces of one step: inputs in order, each from its first byte to its last. */
+/** Takes the pieces of one round: inputs in order, each from its first byte to its last. */
 class BatchReceiver implements BatchVisitor {
   batchHash: number | undefined;
   readonly #program: Program;
   readonly #loaded: LoadedProgram;
-  readonly #step: number;
+  readonly #round: Round;
   #input = 0;
   #offsetBytes = 0;
   #crc = 0;
 
-  constructor(program: Program, loaded: LoadedProgram, step: number) {
+  constructor(program: Program, loaded: LoadedProgram, round: Round) {
     this.#program = program;
     this.#loaded = loaded;
-    this.#step = step;
+    this.#round = round;
   }
 
-  piece(step: number, input: number, offsetBytes: number, bytes: Uint8Array): void {
-    this.#checkStep(step);
+  piece(round: Round, input: number, offsetBytes: number, bytes: Uint8Array): void {
+    this.#checkRound(round);
     while (this.#input < input && this.#offsetBytes === this.#inputBytes()) {
       this.#input++;
       this.#offsetBytes = 0;
     }
     if (input !== this.#input || offsetBytes !== this.#offsetBytes) {
       throw new InternalError(
-        `batch of step ${step}: bytes for input ${input} at ${offsetBytes} came where input ` +
+        `batch of ${roundName(round)}: bytes for input ${input} at ${offsetBytes} came where input ` +
           `${this.#input} at ${this.#offsetBytes} was due`,
       );
     }
     const slot = this.#program.inputs[input]?.slot;
     if (slot === undefined || offsetBytes + bytes.length > this.#inputBytes()) {
       throw new InternalError(
-        `batch of step ${step}: ${bytes.length} bytes at ${offsetBytes} of input ${input} pass its end`,
+        `batch of ${roundName(round)}: ${bytes.length} bytes at ${offsetBytes} of input ${input} pass its end`,
       );
     }
     this.#loaded.write(slot, bytes, offsetBytes);
@@ -172,8 +210,8 @@ class BatchReceiver implements BatchVisitor {
     this.#offsetBytes += bytes.length;
   }
 
-  end(step: number, batchHash: number): void {
-    this.#checkStep(step);
+  end(round: Round, batchHash: number): void {
+    this.#checkRound(round);
     while (this.#input < this.#program.inputs.length && this.#offsetBytes === this.#inputBytes()) {
       this.#input++;
       this.#offsetBytes = 0;
@@ -181,12 +219,12 @@ class BatchReceiver implements BatchVisitor {
     const missing = this.#program.inputs[this.#input];
     if (missing !== undefined) {
       throw new DataLossError(
-        `batch of step ${step}: input ${missing.name} ended after ${this.#offsetBytes} of ${this.#inputBytes()} bytes`,
+        `batch of ${roundName(round)}: input ${missing.name} ended after ${this.#offsetBytes} of ${this.#inputBytes()} bytes`,
       );
     }
     if (this.#crc !== batchHash) {
       throw new DataLossError(
-        `batch of step ${step}: the bytes that came have CRC-32 ${hex(this.#crc)}, ` +
+        `batch of ${roundName(round)}: the bytes that came have CRC-32 ${hex(this.#crc)}, ` +
           `those that were sent had ${hex(batchHash)}`,
       );
     }
@@ -199,10 +237,11 @@ class BatchReceiver implements BatchVisitor {
     return slot.shape.reduce((product, dim) => product * dim, dtypeBytes(slot.dtype));
   }
 
-  #checkStep(step: number): void {
-    if (step !== this.#step) {
-      throw new InternalError(`batch of step ${step} came where step ${this.#step} was due`);
-    }
+  #checkRound(round: Round): void {
+    if (sameRound(round, this.#round)) return;
+    throw new InternalError(
+      `batch of ${roundName(round)} came where ${roundName(this.#round)} was due`,
+    );
   }
 }
 

@@ -19,6 +19,7 @@ const JOB: Job = {
   loss: [3],
   gradNorm: [30],
   stepSeconds: [0.3],
+  evaluations: [],
   ranks: [],
   notes: [],
   generation: 1,

@@ -15,6 +15,10 @@ const JOB: Job = {
   loss: [1, 2, 3, 4, 5],
   gradNorm: [],
   stepSeconds: [9, 8, 0.3, 0.1, 0.2],
+  evaluations: [
+    { step: 1, loss: 2.5, batches: 3 },
+    { step: 4, loss: Number.NaN, batches: 3 },
+  ],
   ranks: [
     {
       rank: 0,
@@ -45,6 +49,7 @@ describe("the JSON of run and job submit", () => {
       "loss",
       "gradNorm",
       "stepSeconds",
+      "evalLoss",
       "ranks",
     ]);
     expect(result.ranks).to.deep.equal(JOB.ranks);
@@ -55,7 +60,14 @@ describe("the JSON of run and job submit", () => {
   it("writes a non-finite loss or norm as null", () => {
     const job = { ...JOB, loss: [1, Number.NaN, Number.POSITIVE_INFINITY], gradNorm: [Number.NaN] };
     const text = JSON.stringify(jobResult(job));
-    expect(JSON.parse(text)).to.deep.include({ loss: [1, null, null], gradNorm: [null] });
+    expect(JSON.parse(text)).to.deep.include({
+      loss: [1, null, null],
+      gradNorm: [null],
+      evalLoss: [
+        { step: 1, loss: 2.5 },
+        { step: 4, loss: null },
+      ],
+    });
   });
 
   it("names code, message, rank and step of a failed job, and null where there is none", () => {

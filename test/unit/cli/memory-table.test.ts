@@ -20,6 +20,7 @@ function run(
     loss: [1.5, 1.25, Number.NaN, -2],
     gradNorm: [],
     stepSeconds: [5, 4, 0.25, 0.25],
+    evaluations: [],
     ranks: Array.from({ length: tensorParallel }, (_, rank) => ({
       rank,
       worker: `worker-${rank}`,

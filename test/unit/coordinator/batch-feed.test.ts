@@ -1,27 +1,29 @@
 import { expect } from "chai";
 import type { BatchPart } from "../../../coordinator/data/batch-reader.ts";
-import { BatchFeed, type BatchPiece, STEPS_AHEAD } from "../../../coordinator/gang/batch-feed.ts";
+import { BatchFeed, type BatchPiece, ROUNDS_AHEAD } from "../../../coordinator/gang/batch-feed.ts";
 import { CancelledError, DataLossError, FailedPreconditionError } from "../../../shared/errors.ts";
+import type { Round } from "../../../shared/job/rounds.ts";
 import { caught } from "../../support/caught.ts";
 
 const never = new AbortController().signal;
 
 /** A feed over `inputs` (bytes of each) with a record of what it reads and says. */
-function makeFeed(options: { inputs?: number[]; steps?: number; failAt?: number } = {}) {
-  const { inputs = [8], steps = 10, failAt = -1 } = options;
+function makeFeed(
+  options: { inputs?: number[]; steps?: number; failAt?: number; evaluateEvery?: number } = {},
+) {
+  const { inputs = [8], steps = 10, failAt = -1, evaluateEvery = 0 } = options;
   const reads: [number, number][] = [];
   const sent: [number, number, number][] = [];
   const faults: unknown[] = [];
   let closed = 0;
   const feed = new BatchFeed({
     reader: {
-      read: (step: number, rank: number): Promise<BatchPart> => {
-        reads.push([step, rank]);
-        if (step === failAt) return Promise.reject(new DataLossError("the file shrank"));
+      read: (round: number, _: Round, rank: number): Promise<BatchPart> => {
+        reads.push([round, rank]);
+        if (round === failAt) return Promise.reject(new DataLossError("the file shrank"));
         return Promise.resolve({
-          step,
-          hash: 1000 + step,
-          inputs: inputs.map((n) => new Uint8Array(n).fill(step)),
+          hash: 1000 + round,
+          inputs: inputs.map((n) => new Uint8Array(n).fill(round)),
         });
       },
       close: () => {
@@ -30,7 +32,7 @@ function makeFeed(options: { inputs?: number[]; steps?: number; failAt?: number 
       },
     },
     numRanks: 2,
-    steps,
+    schedule: { steps, evaluateEvery, evaluationBatches: 2 },
     onSent: (...args) => sent.push(args),
     onFault: (error) => faults.push(error),
   });
@@ -44,10 +46,10 @@ async function isPending(promise: Promise<unknown>): Promise<boolean> {
 }
 
 describe("batch feed", () => {
-  it(`sends ${STEPS_AHEAD} steps at once and one more for each that the rank reports`, async () => {
+  it(`sends ${ROUNDS_AHEAD} steps at once and one more for each that the rank reports`, async () => {
     const { feed, reads } = makeFeed();
     const stream = feed.stream(0, never);
-    for (let step = 0; step < STEPS_AHEAD; step++) {
+    for (let step = 0; step < ROUNDS_AHEAD; step++) {
       expect((await stream.next()).value).to.include({
         step,
         endOfStep: true,
@@ -59,9 +61,9 @@ describe("batch feed", () => {
     // Another rank's progress is no reason.
     feed.progress(1, 5);
     expect(await isPending(next)).to.equal(true);
-    expect(reads.length).to.equal(STEPS_AHEAD);
+    expect(reads.length).to.equal(ROUNDS_AHEAD);
     feed.progress(0, 1);
-    expect((await next).value).to.include({ step: STEPS_AHEAD });
+    expect((await next).value).to.include({ step: ROUNDS_AHEAD });
   });
 
   it("ends after the last step", async () => {
@@ -69,6 +71,24 @@ describe("batch feed", () => {
     const pieces: BatchPiece[] = [];
     for await (const piece of feed.stream(0, never)) pieces.push(piece);
     expect(pieces.map((p) => p.step)).to.deep.equal([0, 1]);
+  });
+
+  it("sends the batches of an evaluation after their step, under their own numbers", async () => {
+    const { feed, sent } = makeFeed({ steps: 3, evaluateEvery: 2 });
+    const pieces: BatchPiece[] = [];
+    for await (const piece of feed.stream(0, never)) {
+      feed.progress(0, pieces.push(piece));
+    }
+    expect(pieces.map((p) => [p.step, p.evaluation])).to.deep.equal([
+      [0, undefined],
+      [1, undefined],
+      [1, 0],
+      [1, 1],
+      [2, undefined],
+      [2, 0],
+      [2, 1],
+    ]);
+    expect(sent.map(([, round]) => round)).to.deep.equal([0, 1, 2, 3, 4, 5, 6]);
   });
 
   it("cuts inputs into pieces of at most 1 MiB, ends the step once, and gives an empty input its message", async () => {
@@ -100,7 +120,7 @@ describe("batch feed", () => {
   it("ends waiting streams when it is closed, and closes the source once", async () => {
     const { feed, closed } = makeFeed();
     const stream = feed.stream(0, never);
-    for (let step = 0; step < STEPS_AHEAD; step++) await stream.next();
+    for (let step = 0; step < ROUNDS_AHEAD; step++) await stream.next();
     const waiting = caught(stream.next());
     await feed.close();
     await feed.close();

@@ -1,13 +1,12 @@
 import { expect } from "chai";
 import { checkJob, checkSubmission, specKey } from "../../../coordinator/job/check-submission.ts";
-import type { JobFiles } from "../../../coordinator/job/job-files.ts";
+import type { JobFiles, PlannedData } from "../../../coordinator/job/job-files.ts";
 import type { Planner } from "../../../coordinator/planner.ts";
 import { planJob } from "../../../coordinator/planning/plan-job.ts";
 import { type Fault, InternalError, InvalidArgumentError } from "../../../shared/errors.ts";
 import type { JobSpecInput } from "../../../shared/job/job-spec.ts";
 import { jobSpecToProto } from "../../../shared/job/proto.ts";
 import { requireJobSpec } from "../../../shared/job/resolve.ts";
-import type { Program } from "../../../shared/program/program.ts";
 import type { JobSpec__Output } from "../../../shared/rpc/gen/rankmesh/v1/JobSpec.ts";
 import { services } from "../../../shared/rpc/proto.ts";
 import { caught } from "../../support/caught.ts";
@@ -21,7 +20,10 @@ function received(spec: JobSpecInput): JobSpec__Output | null {
 }
 
 function files(faults: readonly Fault[] = []): JobFiles {
-  return { check: () => Promise.resolve(faults) } as unknown as JobFiles;
+  return {
+    facts: () => Promise.resolve({ facts: {}, faults: [] }),
+    check: () => Promise.resolve(faults),
+  } as unknown as JobFiles;
 }
 
 async function faultsOf(spec: JobSpecInput, fileFaults: readonly Fault[] = []): Promise<string[]> {
@@ -52,8 +54,9 @@ describe("submission check", () => {
   it("checks the files against the model even where plan or mesh are at fault", async () => {
     const seen: (number | undefined)[] = [];
     const watching = {
-      check: (_: unknown, program?: Program) => {
-        seen.push(program?.inputs.length);
+      ...files(),
+      check: (_: unknown, planned?: PlannedData) => {
+        seen.push(planned?.program.inputs.length);
         return Promise.resolve([]);
       },
     } as unknown as JobFiles;
@@ -66,8 +69,8 @@ describe("submission check", () => {
   });
 
   it("refuses a model whose program is longer than a worker takes", async () => {
-    const long: Planner = (spec, sizes) => {
-      const plan = planJob(spec, sizes);
+    const long: Planner = (spec, sizes, facts) => {
+      const plan = planJob(spec, sizes, facts);
       return { ...plan, program: { ...plan.program, name: "x".repeat(4 << 20) } };
     };
     const error = await caught(checkSubmission(received(smallJob(1, 1)), long, files()));

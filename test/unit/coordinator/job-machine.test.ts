@@ -6,15 +6,17 @@ import { isTerminal } from "../../../coordinator/job/job-state.ts";
 const DEADLINES = { readyMs: 1_000, stepMs: 500, graceMs: 300, releaseMs: 200 };
 
 /** A job of `ranks` ranks with a clock that the test moves. */
-function harness(ranks: number, steps = 3) {
+function harness(ranks: number, steps = 3, evaluateEvery = 0) {
   let nowMs = 0;
   const now = () => ({ wallMs: 1_000_000 + nowMs, monotonicMs: nowMs });
-  const machine = new JobMachine({ steps, deadlines: DEADLINES, now: now() });
+  const machine = new JobMachine({ steps, evaluateEvery, deadlines: DEADLINES, now: now() });
   const settle = (): JobEffect[] => machine.apply({ kind: "settled", generation: 1 }, now());
   /** Like a shell whose own work is done at once. */
   const apply = (input: JobInput): JobEffect[] => {
     const effects = machine.apply(input, now());
-    const done = input.kind === "outputWritten" || effects.some((e) => e.kind === "assign");
+    const assigns = effects.some((e) => e.kind === "assign");
+    if (assigns) machine.apply({ kind: "opened", generation: 1, evaluationBatches: 2 }, now());
+    const done = input.kind === "outputWritten" || assigns;
     return done ? [...effects, ...settle()] : effects;
   };
   return {
@@ -39,9 +41,13 @@ function harness(ranks: number, steps = 3) {
     ready(): JobEffect[] {
       return range(ranks).flatMap((rank) => apply({ kind: "ready", generation: 1, rank }));
     },
-    deliver(step: number): void {
+    deliver(round: number): void {
       for (const rank of range(ranks))
-        apply({ kind: "batchSent", generation: 1, rank, step, hash: 7 + step });
+        apply({ kind: "batchSent", generation: 1, rank, round, hash: 7 + round });
+    },
+    evaluate(rank: number, step: number, evaluation: number, round: number, loss = 1): JobEffect[] {
+      const report = { rank, step, evaluation, loss, batchHash: 7 + round };
+      return apply({ kind: "evaluation", generation: 1, report });
     },
     report(rank: number, step: number, loss = 1 / (step + 1), batchHash = 7 + step): JobEffect[] {
       return apply({
@@ -202,7 +208,7 @@ describe("job machine", () => {
     const job = harness(1, 1);
     job.start();
     job.ready();
-    job.apply({ kind: "batchSent", generation: 1, rank: 0, step: 0, hash: -1 });
+    job.apply({ kind: "batchSent", generation: 1, rank: 0, round: 0, hash: -1 });
     expect(job.report(0, 0, 1, 0xffff_ffff).map((e) => e.kind)).to.deep.equal(["stepDone"]);
   });
 
@@ -412,7 +418,7 @@ describe("job machine", () => {
         kind: fc.constant("batchSent" as const),
         generation,
         rank,
-        step,
+        round: step,
         hash: fc.constantFrom(1, 2),
       }),
       fc.record({
@@ -426,6 +432,22 @@ describe("job machine", () => {
           batchHash: fc.constantFrom(1, 1, 1, 2),
           peakBytes: fc.nat(9),
         }),
+      }),
+      fc.record({
+        kind: fc.constant("evaluation" as const),
+        generation,
+        report: fc.record({
+          rank,
+          step,
+          evaluation: fc.nat(1),
+          loss: fc.constantFrom(1, 1, 2, Number.NaN),
+          batchHash: fc.constantFrom(1, 1, 2),
+        }),
+      }),
+      fc.record({
+        kind: fc.constant("opened" as const),
+        generation,
+        evaluationBatches: fc.constant(1),
       }),
       fc.record({
         kind: fc.constant("finished" as const),
@@ -483,11 +505,12 @@ describe("job machine", () => {
             gang,
             predictedPeakBytes: 1,
           });
+        if (depth > 1) apply({ kind: "opened", generation: 1, evaluationBatches: 0 });
         if (depth > 1) for (const r of [0, 1]) apply({ kind: "ready", generation: 1, rank: r });
         if (depth > 2) {
           for (const s of range(steps)) {
             for (const r of [0, 1])
-              apply({ kind: "batchSent", generation: 1, rank: r, step: s, hash: 1 });
+              apply({ kind: "batchSent", generation: 1, rank: r, round: s, hash: 1 });
             for (const r of [0, 1]) {
               apply({
                 kind: "step",

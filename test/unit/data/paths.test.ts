@@ -139,7 +139,7 @@ describe("the paths of a job", () => {
   it("are resolved with all their faults", () =>
     withRoot(async (root) => {
       const { paths, faults } = await resolveJobPaths(job, insideRoot(root));
-      expect(paths.data?.real).to.equal(join(root, "data"));
+      expect(paths.data.file?.real).to.equal(join(root, "data"));
       expect(faults).to.deep.equal([
         { path: "init.safetensors", message: '"init": no such file' },
         { path: "output.safetensors", message: '"none/final": its folder does not exist' },

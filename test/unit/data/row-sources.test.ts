@@ -47,7 +47,7 @@ describe("random data", () => {
       .with.property("message")
       .that.equals(
         [
-          `data.random: makes float32 values, and the job's input "tokens" is int32; use safetensors or stream`,
+          `data.random: can't tell which ids the job's input "tokens" takes; use safetensors or stream`,
           'data.random.length: is 1099511627776; for input "x" at most 8589934591 rows can be numbered',
         ].join("\n"),
       );

@@ -76,10 +76,13 @@ describe("the examples", () => {
     expect(jobs).to.not.deep.equal([]);
     for (const name of jobs) {
       const sizes = { dataParallel: 1, tensorParallel: 1 };
-      const { plan } = await checkLoadedJob(await loadJobFile(join(folder, name)), ({ mesh }) => ({
-        dataParallel: mesh.dataParallel === "auto" ? sizes.dataParallel : mesh.dataParallel,
-        tensorParallel: mesh.tensorParallel === "auto" ? sizes.tensorParallel : mesh.tensorParallel,
-      }));
+      const { plan } = await checkLoadedJob(await loadJobFile(join(folder, name)), {
+        sizes: ({ mesh }) => ({
+          dataParallel: mesh.dataParallel === "auto" ? sizes.dataParallel : mesh.dataParallel,
+          tensorParallel:
+            mesh.tensorParallel === "auto" ? sizes.tensorParallel : mesh.tensorParallel,
+        }),
+      });
       expect(plan.program.arenaBytes, name).to.be.above(0);
     }
   });

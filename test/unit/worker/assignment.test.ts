@@ -18,6 +18,8 @@ const assign: Assign__Output = {
   loadWeights: false,
   predictedPeakMemoryBytes: 104,
   collectiveTimeoutSeconds: 2.5,
+  evaluateEvery: 0,
+  evaluationBatches: 0,
 };
 
 describe("parseAssignment", () => {

@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import fc from "fast-check";
+import { type Round, roundName } from "../../../shared/job/rounds.ts";
 import { BatchRing, type BatchVisitor } from "../../../worker/compute/batch-ring.ts";
 
 /** Bytes by step and input, and the ends, in the order in which they came. */
@@ -8,16 +9,16 @@ class Collector implements BatchVisitor {
   readonly bytes: number[] = [];
   #next = 0;
 
-  piece(step: number, input: number, offsetBytes: number, bytes: Uint8Array): void {
+  piece(round: Round, input: number, offsetBytes: number, bytes: Uint8Array): void {
     expect(offsetBytes).to.equal(this.#next);
     this.#next += bytes.length;
-    const key = `piece ${step} ${input}`;
+    const key = `piece of ${roundName(round)}, input ${input}`;
     if (this.events.at(-1) !== key) this.events.push(key);
     this.bytes.push(...bytes);
   }
 
-  end(step: number, batchHash: number): void {
-    this.events.push(`end ${step} ${batchHash}`);
+  end(round: Round, batchHash: number): void {
+    this.events.push(`end of ${roundName(round)}, ${batchHash}`);
     this.#next = 0;
   }
 }
@@ -27,7 +28,7 @@ describe("BatchRing", () => {
     fc.assert(
       fc.property(
         fc.array(fc.integer({ min: 1, max: 700 }), { minLength: 1, maxLength: 30 }),
-        fc.integer({ min: 128, max: 600 }),
+        fc.integer({ min: 160, max: 600 }),
         fc.infiniteStream(fc.boolean()),
         (sizes, capacityBytes, turns) => {
           const writer = new BatchRing({ capacityBytes });
@@ -56,19 +57,23 @@ describe("BatchRing", () => {
             }
           };
           sizes.forEach((size, step) => {
+            const round = { step, evaluation: step % 3 === 0 ? undefined : step % 3 };
             const bytes = Uint8Array.from({ length: size }, (_, i) => (step * 31 + i) & 255);
             sent.push(...bytes);
-            wanted.push(`piece ${step} 2`, `end ${step} ${4_000_000_000 + step}`);
+            wanted.push(
+              `piece of ${roundName(round)}, input 2`,
+              `end of ${roundName(round)}, ${4_000_000_000 + step}`,
+            );
             let at = 0;
             blocked(() => {
               for (;;) {
-                const taken = writer.writePiece(step, 2, at, bytes.subarray(at));
+                const taken = writer.writePiece(round, 2, at, bytes.subarray(at));
                 at += taken;
                 if (at === size) return true;
                 if (taken === 0) return false;
               }
             });
-            blocked(() => writer.writeEnd(step, 4_000_000_000 + step));
+            blocked(() => writer.writeEnd(round, 4_000_000_000 + step));
             if (turns.next().value) read();
           });
           while (!reader.empty) reader.take(collector);
@@ -81,17 +86,19 @@ describe("BatchRing", () => {
     );
   });
 
-  it("carries steps past 2^32", () => {
+  it("carries steps and evaluations past 2^32", () => {
     const ring = new BatchRing({ capacityBytes: 256 });
     const collector = new Collector();
-    ring.writePiece(2 ** 40, 0, 0, Uint8Array.of(1));
+    ring.writePiece({ step: 2 ** 40, evaluation: 2 ** 33 }, 0, 0, Uint8Array.of(1));
     ring.take(collector);
-    expect(collector.events).to.deep.equal([`piece ${2 ** 40} 0`]);
+    expect(collector.events).to.deep.equal([
+      `piece of evaluation after step ${2 ** 40}, batch ${2 ** 33}, input 0`,
+    ]);
   });
 
   it("says once that the writer was refused", () => {
-    const ring = new BatchRing({ capacityBytes: 128 });
-    while (ring.writeEnd(0, 0)) {
+    const ring = new BatchRing({ capacityBytes: 160 });
+    while (ring.writeEnd({ step: 0, evaluation: undefined }, 0)) {
       // Fill it.
     }
     expect(ring.takeStalled()).to.equal(true);

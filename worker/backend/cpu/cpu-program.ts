@@ -9,7 +9,13 @@ import type {
   StoredTensor,
 } from "../../../shared/program/program.ts";
 import { nameHash } from "../../../shared/random/philox.ts";
-import { arenaParts, checkRange, elementCount, slotAt } from "../arena-layout.ts";
+import {
+  arenaParts,
+  checkRange,
+  computeInstructions,
+  elementCount,
+  slotAt,
+} from "../arena-layout.ts";
 import type { LoadedProgram, MemoryAccount } from "../backend.ts";
 import { bindInstruction } from "./bind-instruction.ts";
 import type { BindContext, BoundInstruction } from "./binder.ts";
@@ -148,8 +154,7 @@ export class CpuProgram implements LoadedProgram {
       coordinates: coordinates(program.mesh, this.#rank),
     };
     const bound = new Map<ComputeInstruction, BoundInstruction>();
-    for (const instruction of [...program.body, ...program.epilogue]) {
-      if (instruction.kind !== "compute") continue;
+    for (const instruction of computeInstructions(program)) {
       bound.set(
         instruction,
         bindInstruction(instruction.op, new Operands(program, instruction, arena), context),

@@ -12,7 +12,13 @@ import type {
   StoredTensor,
 } from "../../../shared/program/program.ts";
 import { fillUniformSlice } from "../../../shared/random/uniform.ts";
-import { arenaParts, checkRange, elementCount, slotAt } from "../arena-layout.ts";
+import {
+  arenaParts,
+  checkRange,
+  computeInstructions,
+  elementCount,
+  slotAt,
+} from "../arena-layout.ts";
 import type { LoadedProgram, MemoryAccount } from "../backend.ts";
 
 type BoundCall = (scalars: StepScalars) => void;
@@ -107,10 +113,9 @@ export class ReferenceProgram implements LoadedProgram {
   }
 
   #bindAll(): Map<ComputeInstruction, BoundCall> {
-    const { mesh, body, epilogue } = this.#program;
+    const { mesh } = this.#program;
     const bound = new Map<ComputeInstruction, BoundCall>();
-    for (const instruction of [...body, ...epilogue]) {
-      if (instruction.kind !== "compute") continue;
+    for (const instruction of computeInstructions(this.#program)) {
       const definition = opDefinition(instruction.op);
       const call: Omit<ReferenceCall, "scalars"> = {
         inputs: instruction.inputs.map((slot) => this.#view(slot)),

@@ -30,6 +30,14 @@ export interface Assign {
    * No progress of a collective for this long is an error.
    */
   'collectiveTimeoutSeconds'?: (number | string) | undefined;
+  /**
+   * An evaluation follows each so many steps, and the last one; 0: none.
+   */
+  'evaluateEvery'?: (number | string | Long) | undefined;
+  /**
+   * Batches of one evaluation.
+   */
+  'evaluationBatches'?: (number | string | Long) | undefined;
 }
 
 /**
@@ -58,4 +66,12 @@ export interface Assign__Output {
    * No progress of a collective for this long is an error.
    */
   'collectiveTimeoutSeconds': (number);
+  /**
+   * An evaluation follows each so many steps, and the last one; 0: none.
+   */
+  'evaluateEvery': (number);
+  /**
+   * Batches of one evaluation.
+   */
+  'evaluationBatches': (number);
 }

@@ -5,6 +5,7 @@ import type { JobState as _rankmesh_v1_JobState, JobState__Output as _rankmesh_v
 import type { JobError as _rankmesh_v1_JobError, JobError__Output as _rankmesh_v1_JobError__Output } from '../../rankmesh/v1/JobError.ts';
 import type { RankReport as _rankmesh_v1_RankReport, RankReport__Output as _rankmesh_v1_RankReport__Output } from '../../rankmesh/v1/RankReport.ts';
 import type { Timestamp as _google_protobuf_Timestamp, Timestamp__Output as _google_protobuf_Timestamp__Output } from '../../google/protobuf/Timestamp.ts';
+import type { EvalEvent as _rankmesh_v1_EvalEvent, EvalEvent__Output as _rankmesh_v1_EvalEvent__Output } from '../../rankmesh/v1/EvalEvent.ts';
 import type { Long } from '@grpc/proto-loader';
 
 export interface Job {
@@ -50,6 +51,10 @@ export interface Job {
    */
   'notes'?: (string)[] | undefined;
   'batchSize'?: (number | string | Long) | undefined;
+  /**
+   * Every evaluation done.
+   */
+  'evaluations'?: (_rankmesh_v1_EvalEvent)[] | undefined;
 }
 
 export interface Job__Output {
@@ -95,4 +100,8 @@ export interface Job__Output {
    */
   'notes': (string)[];
   'batchSize': (number);
+  /**
+   * Every evaluation done.
+   */
+  'evaluations': (_rankmesh_v1_EvalEvent__Output)[];
 }

@@ -9,6 +9,7 @@ import type { RankFinished as _rankmesh_v1_RankFinished, RankFinished__Output as
 import type { RankFailed as _rankmesh_v1_RankFailed, RankFailed__Output as _rankmesh_v1_RankFailed__Output } from '../../rankmesh/v1/RankFailed.ts';
 import type { RankReleased as _rankmesh_v1_RankReleased, RankReleased__Output as _rankmesh_v1_RankReleased__Output } from '../../rankmesh/v1/RankReleased.ts';
 import type { Leaving as _rankmesh_v1_Leaving, Leaving__Output as _rankmesh_v1_Leaving__Output } from '../../rankmesh/v1/Leaving.ts';
+import type { EvaluationReport as _rankmesh_v1_EvaluationReport, EvaluationReport__Output as _rankmesh_v1_EvaluationReport__Output } from '../../rankmesh/v1/EvaluationReport.ts';
 
 /**
  * Worker to coordinator.
@@ -22,7 +23,8 @@ export interface SessionRequest {
   'failed'?: (_rankmesh_v1_RankFailed | null) | undefined;
   'released'?: (_rankmesh_v1_RankReleased | null) | undefined;
   'leaving'?: (_rankmesh_v1_Leaving | null) | undefined;
-  'message'?: "register"|"heartbeat"|"ready"|"step"|"finished"|"failed"|"released"|"leaving" | undefined;
+  'evaluation'?: (_rankmesh_v1_EvaluationReport | null) | undefined;
+  'message'?: "register"|"heartbeat"|"ready"|"step"|"finished"|"failed"|"released"|"leaving"|"evaluation" | undefined;
 }
 
 /**
@@ -37,5 +39,6 @@ export interface SessionRequest__Output {
   'failed'?: (_rankmesh_v1_RankFailed__Output | null);
   'released'?: (_rankmesh_v1_RankReleased__Output | null);
   'leaving'?: (_rankmesh_v1_Leaving__Output | null);
-  'message'?: "register"|"heartbeat"|"ready"|"step"|"finished"|"failed"|"released"|"leaving";
+  'evaluation'?: (_rankmesh_v1_EvaluationReport__Output | null);
+  'message'?: "register"|"heartbeat"|"ready"|"step"|"finished"|"failed"|"released"|"leaving"|"evaluation";
 }

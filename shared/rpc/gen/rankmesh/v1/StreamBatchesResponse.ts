@@ -4,9 +4,12 @@
 import type { Long } from '@grpc/proto-loader';
 
 /**
- * One step's batch, or a part of one when it is large.
+ * The batch of a step or of an evaluation, or a part of one when it is large.
  */
 export interface StreamBatchesResponse {
+  /**
+   * 0-based; of an evaluation, the last step done.
+   */
   'step'?: (number | string | Long) | undefined;
   /**
    * Input's index in the program.
@@ -18,19 +21,27 @@ export interface StreamBatchesResponse {
   'offsetBytes'?: (number | string | Long) | undefined;
   'data'?: (Buffer | Uint8Array | string) | undefined;
   /**
-   * Last message of the step.
+   * Last message of the batch.
    */
   'endOfStep'?: (boolean) | undefined;
   /**
-   * CRC-32 over the step's inputs in order; set with end_of_step.
+   * CRC-32 over the batch's inputs in order; set with end_of_step.
    */
   'batchHash'?: (number) | undefined;
+  /**
+   * Set on a batch to evaluate: its number in the evaluation.
+   */
+  'evaluation'?: (number | string | Long) | undefined;
+  '_evaluation'?: "evaluation" | undefined;
 }
 
 /**
- * One step's batch, or a part of one when it is large.
+ * The batch of a step or of an evaluation, or a part of one when it is large.
  */
 export interface StreamBatchesResponse__Output {
+  /**
+   * 0-based; of an evaluation, the last step done.
+   */
   'step': (number);
   /**
    * Input's index in the program.
@@ -42,11 +53,16 @@ export interface StreamBatchesResponse__Output {
   'offsetBytes': (number);
   'data': (Buffer);
   /**
-   * Last message of the step.
+   * Last message of the batch.
    */
   'endOfStep': (boolean);
   /**
-   * CRC-32 over the step's inputs in order; set with end_of_step.
+   * CRC-32 over the batch's inputs in order; set with end_of_step.
    */
   'batchHash': (number);
+  /**
+   * Set on a batch to evaluate: its number in the evaluation.
+   */
+  'evaluation'?: (number);
+  '_evaluation'?: "evaluation";
 }

@@ -5,6 +5,7 @@ import type { Timestamp as _google_protobuf_Timestamp, Timestamp__Output as _goo
 import type { StateEvent as _rankmesh_v1_StateEvent, StateEvent__Output as _rankmesh_v1_StateEvent__Output } from '../../rankmesh/v1/StateEvent.ts';
 import type { StepEvent as _rankmesh_v1_StepEvent, StepEvent__Output as _rankmesh_v1_StepEvent__Output } from '../../rankmesh/v1/StepEvent.ts';
 import type { LogEvent as _rankmesh_v1_LogEvent, LogEvent__Output as _rankmesh_v1_LogEvent__Output } from '../../rankmesh/v1/LogEvent.ts';
+import type { EvalEvent as _rankmesh_v1_EvalEvent, EvalEvent__Output as _rankmesh_v1_EvalEvent__Output } from '../../rankmesh/v1/EvalEvent.ts';
 import type { Long } from '@grpc/proto-loader';
 
 export interface WatchJobResponse {
@@ -16,7 +17,8 @@ export interface WatchJobResponse {
   'state'?: (_rankmesh_v1_StateEvent | null) | undefined;
   'step'?: (_rankmesh_v1_StepEvent | null) | undefined;
   'log'?: (_rankmesh_v1_LogEvent | null) | undefined;
-  'event'?: "state"|"step"|"log" | undefined;
+  'eval'?: (_rankmesh_v1_EvalEvent | null) | undefined;
+  'event'?: "state"|"step"|"log"|"eval" | undefined;
 }
 
 export interface WatchJobResponse__Output {
@@ -28,5 +30,6 @@ export interface WatchJobResponse__Output {
   'state'?: (_rankmesh_v1_StateEvent__Output | null);
   'step'?: (_rankmesh_v1_StepEvent__Output | null);
   'log'?: (_rankmesh_v1_LogEvent__Output | null);
-  'event'?: "state"|"step"|"log";
+  'eval'?: (_rankmesh_v1_EvalEvent__Output | null);
+  'event'?: "state"|"step"|"log"|"eval";
 }
