@@ -15,6 +15,8 @@ export interface CheckpointExpectation {
   readonly seq: number;
   readonly lr: number;
   readonly loss: readonly number[];
+  /** Of the first batch, with the weights after the last step. */
+  readonly loss_after: number;
 }
 
 /** Copies a checkpoint to where it can be changed. */
