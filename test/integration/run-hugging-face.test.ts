@@ -27,7 +27,9 @@ const MESHES = [
   ["llama-tied-shards", { dataParallel: 2, tensorParallel: 1 }, { dataParallelSharding: "full" }],
 ] as const;
 
-describe("rankmesh run from a Hugging Face checkpoint", () => {
+describe("rankmesh run from a Hugging Face checkpoint", function () {
+  // Up to two jobs and a conversion a test, each of several processes.
+  this.timeout(60_000);
   let folder = "";
 
   beforeEach(async () => {
