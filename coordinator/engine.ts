@@ -11,7 +11,7 @@ import {
 import type { SessionRequest__Output } from "../shared/rpc/gen/rankmesh/v1/SessionRequest.ts";
 import { statusName } from "../shared/rpc/status.ts";
 import type { Clock } from "./clock.ts";
-import { tokenises } from "./data/tokenises.ts";
+import { tokenizes } from "./data/tokenizes.ts";
 import { Gang } from "./gang/gang.ts";
 import { memoryBill } from "./gang/memory-bill.ts";
 import {
@@ -32,7 +32,7 @@ import type { JobEffect } from "./job/job-machine.ts";
 import type { EvaluationDone, JobFailure, StepDone } from "./job/job-state.ts";
 import { JobStore } from "./job/job-store.ts";
 import type { CoordinatorLimits } from "./limits.ts";
-import { READY_BYTES_PER_SECOND, TOKENISE_MS } from "./limits.ts";
+import { READY_BYTES_PER_SECOND, TOKENIZE_MS } from "./limits.ts";
 import type { JobPlan, Planner } from "./planner.ts";
 
 /** A complaint is kept with its job and sent to every watcher. */
@@ -373,7 +373,7 @@ export class Engine {
     this.#gangs.set(job.jobId, gang);
     const { sizes, peakBytes } = placement;
     const { data, eval: evaluation } = job.spec;
-    const isTokenised = tokenises(data) || (evaluation.data && tokenises(evaluation.data));
+    const isTokenized = tokenizes(data) || (evaluation.data && tokenizes(evaluation.data));
     this.#options.logger.info(
       { jobId: job.jobId, generation, ...sizes, workers: placement.workers },
       "job starts",
@@ -384,7 +384,7 @@ export class Engine {
       gang: workers.map(({ name, backend, device }) => ({ worker: name, backend, device })),
       predictedPeakBytes: peakBytes,
       readyMs: limits.readyMs + Math.ceil((peakBytes / READY_BYTES_PER_SECOND) * 1000),
-      openMs: isTokenised ? TOKENISE_MS : 0,
+      openMs: isTokenized ? TOKENIZE_MS : 0,
     });
   }
 

@@ -47,5 +47,5 @@ export const DEFAULT_LIMITS: CoordinatorLimits = {
 /** Slowest pace at which ranks are expected to initialise or load, per rank. */
 export const READY_BYTES_PER_SECOND = 20e6;
 
-/** Longest time that opening a text may take that is to be tokenised: the largest takes some minutes. */
-export const TOKENISE_MS = 15 * 60_000;
+/** Longest time that opening a text may take that is to be tokenized: the largest takes some minutes. */
+export const TOKENIZE_MS = 15 * 60_000;

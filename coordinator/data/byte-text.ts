@@ -77,6 +77,6 @@ export async function requireUtf8(file: DataFile): Promise<void> {
 
 function brokenAt(file: DataFile, byte: number): Error {
   return file.fault(
-    `byte ${byte}: no UTF-8; convert the text, or tokenise it yourself for data.tokens`,
+    `byte ${byte}: no UTF-8; convert the text, or tokenize it yourself for data.tokens`,
   );
 }

@@ -26,5 +26,6 @@ export function int32Values(bytes: Uint8Array): Int32Array {
   if (bytes.byteOffset % 4 === 0) {
     return new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
   }
-  return new Int32Array(bytes.slice().buffer);
+  // Not bytes.slice(): of a Buffer, which a decoded message holds, it is a view of the same memory.
+  return new Int32Array(new Uint8Array(bytes).buffer);
 }

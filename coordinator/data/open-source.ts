@@ -7,8 +7,8 @@ import type { ResolvedPath, SourcePaths } from "./paths.ts";
 import { randomSource } from "./random-source.ts";
 import { openSafetensorsSource } from "./safetensors-source.ts";
 import { TokenFile } from "./token-file.ts";
-import { tokenises } from "./tokenises.ts";
 import { checkTokenizedFile, tokenizeFile } from "./tokenized-text.ts";
+import { tokenizes } from "./tokenizes.ts";
 import { requireTokenInputs, windowIds, windowSource } from "./window-source.ts";
 
 export interface StreamLimits {
@@ -51,7 +51,7 @@ export async function openSource(request: SourceRequest, signal: AbortSignal): P
   const { seqLen } = source.text;
   requireTokenInputs(inputs, seqLen, field);
   const text = required(paths.file, field);
-  const sequence = tokenises(source)
+  const sequence = tokenizes(source)
     ? await tokenizeFile(tokenizedFiles(request, field), signal)
     : await ByteText.open(text, windowIds(inputs));
   return closingOnError(sequence, () => windowSource(sequence, seqLen, inputs, text));
@@ -68,7 +68,7 @@ export async function checkSource(
   depth: "headers" | "contents",
 ): Promise<number | undefined> {
   const { source } = request;
-  if (tokenises(source)) return checkTokenizedText(request, source.text, depth);
+  if (tokenizes(source)) return checkTokenizedText(request, source.text, depth);
   const opened = await openSource(request, new AbortController().signal);
   try {
     if (depth === "contents") await opened.scan?.();

@@ -5,7 +5,7 @@ import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
 import type { DataSourceSpec, JobSpec } from "../../shared/job/job-spec.ts";
 import { sourceKey } from "../../shared/job/sequences.ts";
 import { quote } from "../../shared/quote.ts";
-import { tokenises } from "./tokenises.ts";
+import { tokenizes } from "./tokenizes.ts";
 
 /** A path of a job spec that its policy allows. */
 export interface ResolvedPath {
@@ -145,7 +145,7 @@ function pathOf(source: DataSourceSpec): string | undefined {
 
 /** The tokenizer's file, where it is not built in. */
 function tokenizerOf(source: DataSourceSpec): string | undefined {
-  return tokenises(source) ? source.text.tokenizer : undefined;
+  return tokenizes(source) ? source.text.tokenizer : undefined;
 }
 
 const OUTSIDE = "lies outside the data root; give a path inside it";

@@ -31,7 +31,7 @@ export interface JobFiles {
   /** The job is queued: what clients send for it can be taken from now on. */
   accepted(jobId: string, spec: JobSpec, plan: PlannedData): void;
   /**
-   * The job's training and held-out data, ready to be read. A text may take a while to tokenise.
+   * The job's training and held-out data, ready to be read. A text may take a while to tokenize.
    * @throws the signal's reason when it fires before that
    */
   openBatches(

@@ -46,7 +46,7 @@ export type JobInput =
       readonly predictedPeakBytes: number;
       /** Instead of the deadlines' own: a large model takes longer to load. */
       readonly readyMs?: number;
-      /** Time to open the job's data, where that takes longer: a text is tokenised. */
+      /** Time to open the job's data, where that takes longer: a text is tokenized. */
       readonly openMs?: number;
     }
   /** The job's data is open, and the ranks are now told of the job. */

@@ -20,7 +20,7 @@ import {
 import { RoundReader } from "../data/round-reader.ts";
 import { safetensorsSequenceLength } from "../data/safetensors-source.ts";
 import type { StreamSource } from "../data/stream-source.ts";
-import { tokenises } from "../data/tokenises.ts";
+import { tokenizes } from "../data/tokenizes.ts";
 import type { Gang } from "../gang/gang.ts";
 import type { ModelFacts } from "../planner.ts";
 import type { StreamedBatches } from "../streamed-batches.ts";
@@ -270,5 +270,5 @@ function evaluationRequest(
 /** Whether the paths of a source's files are known; where they are not, that is a fault found already. */
 function isUsable({ source, paths }: SourceRequest): boolean {
   if ("random" in source) return true;
-  return paths.file !== undefined && (!tokenises(source) || paths.tokenizer !== undefined);
+  return paths.file !== undefined && (!tokenizes(source) || paths.tokenizer !== undefined);
 }

@@ -4,6 +4,6 @@ import type { DataSourceSpec, TextData } from "../../shared/job/job-spec.ts";
 const BYTES = "bytes";
 
 /** Whether a source is a text that a tokenizer's file cuts into tokens. */
-export function tokenises(source: DataSourceSpec): source is { readonly text: TextData } {
+export function tokenizes(source: DataSourceSpec): source is { readonly text: TextData } {
   return "text" in source && source.text.tokenizer !== BYTES;
 }
