@@ -1,7 +1,7 @@
 /**
  * Benchmarks, each verified before it is timed:
  *
- *   npm run bench [-- --only step,allreduce,memory,compile,overhead --json FILE --save]
+ *   npm run bench [-- --only step,llama,allreduce,memory,compile,overhead --json FILE --save]
  */
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -11,6 +11,7 @@ import { formatDuration } from "../cli/format.ts";
 import { wholeNumber } from "../cli/option-values.ts";
 import type { Benchmark, BenchResult } from "./benchmark.ts";
 import { compiling } from "./compile.ts";
+import { llama } from "./llama.ts";
 import { describeMachine, type Machine, machineLine, machineSlug } from "./machine.ts";
 import { memory } from "./memory.ts";
 import { overhead } from "./overhead.ts";
@@ -20,7 +21,7 @@ import { sourcePath } from "./repository.ts";
 import { allReduce } from "./ring.ts";
 import { step } from "./step.ts";
 
-const BENCHMARKS: readonly Benchmark[] = [step, memory, allReduce, overhead, compiling];
+const BENCHMARKS: readonly Benchmark[] = [step, llama, memory, allReduce, overhead, compiling];
 
 interface Flags {
   readonly only: readonly Benchmark[];

@@ -1,15 +1,10 @@
 import { plural } from "../cli/format.ts";
 import { threadsPerRank } from "../cli/machine.ts";
-import {
-  type BenchContext,
-  type Benchmark,
-  type BenchResult,
-  checkClose,
-  VerificationError,
-} from "./benchmark.ts";
+import { type BenchContext, type Benchmark, type BenchResult, checkClose } from "./benchmark.ts";
 import { megabytes, ratio } from "./numbers.ts";
 import type { PeerRun } from "./peer.ts";
-import { quickstart } from "./rankmesh.ts";
+import { checkPeaks, quickstart } from "./rankmesh.ts";
+import { LOSS_TOLERANCE } from "./reference.ts";
 
 const RANKS = [1, 2, 4, 8];
 /** PyTorch needs 4 GB a rank of its own; these show what there is to see. */
@@ -20,7 +15,6 @@ const STEPS = 3;
 const PEER_STEPS = 2;
 /** Resident memory of a worker above the rank's peak: Node, libraries, buffers. */
 const RESIDENT_BUDGET_BYTES = 150e6;
-const LOSS_TOLERANCE = 1e-5;
 
 export const memory: Benchmark = { name: "memory", run };
 
@@ -40,13 +34,7 @@ async function run(context: BenchContext): Promise<BenchResult> {
     peerRuns.set(world, await peers.feedForwardMemory(task));
   }
   const rows = runs.map(({ tensorParallel, ranks }) => {
-    const unlike = ranks.find((rank) => rank.peakMemoryBytes !== rank.predictedPeakMemoryBytes);
-    if (unlike !== undefined) {
-      const { rank, peakMemoryBytes, predictedPeakMemoryBytes } = unlike;
-      throw new VerificationError(
-        `rank ${rank} of ${tensorParallel} used ${peakMemoryBytes} bytes, predicted were ${predictedPeakMemoryBytes}`,
-      );
-    }
+    checkPeaks(ranks);
     const peakBytes = Math.max(...ranks.map((rank) => rank.peakMemoryBytes));
     const peer = peerRuns.get(tensorParallel);
     return {

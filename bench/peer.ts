@@ -14,12 +14,27 @@ export interface PeerRun {
   readonly baselineRssBytes: readonly number[];
 }
 
-export interface PeerTask {
+interface PeerSettings {
   readonly world: number;
   readonly threads: number;
-  readonly dim: number;
   readonly batch: number;
   readonly steps: number;
+}
+
+export interface PeerTask extends PeerSettings {
+  readonly dim: number;
+}
+
+export interface LlamaPeerTask extends PeerSettings {
+  readonly model: {
+    readonly dim: number;
+    readonly layers: number;
+    readonly heads: number;
+    readonly kvHeads: number;
+    readonly hidden: number;
+    readonly vocab: number;
+  };
+  readonly seqLen: number;
 }
 
 const TIMEOUT_MS = 300_000;
@@ -74,25 +89,8 @@ export class Peers {
 
   /** Trains the reference program. @throws Error when it fails; only where peers are not `missing` */
   async feedForward({ world, threads, dim, batch, steps }: PeerTask): Promise<PeerRun> {
-    const flags = { world, threads, dim, hidden: dim, batch, steps, port: await freePort() };
-    const args = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]);
-    const stdout = await runProcess(
-      this.#python,
-      [join(this.#folder, "torch_tp.py"), "feedforward", ...args],
-      { timeoutMs: TIMEOUT_MS, signal: this.#signal },
-    );
-    const said = JSON.parse(stdout) as {
-      median_step_s: number;
-      min_step_s: number;
-      peak_rss_bytes: number[];
-      baseline_rss_bytes: number[];
-    };
-    const run: PeerRun = {
-      medianSeconds: said.median_step_s,
-      minSeconds: said.min_step_s,
-      peakRssBytes: said.peak_rss_bytes,
-      baselineRssBytes: said.baseline_rss_bytes,
-    };
+    const flags = { world, threads, batch, steps, dim, hidden: dim };
+    const run = await this.#train("feedforward", flags);
     this.#memory.set(`${world} ${dim} ${batch}`, run);
     return run;
   }
@@ -101,6 +99,35 @@ export class Peers {
   async feedForwardMemory(task: PeerTask): Promise<PeerRun> {
     const { world, dim, batch } = task;
     return this.#memory.get(`${world} ${dim} ${batch}`) ?? (await this.feedForward(task));
+  }
+
+  /** Trains a Llama, tensor-parallel over `world` ranks. @throws Error as `feedForward` */
+  llama({ world, threads, batch, steps, model, seqLen }: LlamaPeerTask): Promise<PeerRun> {
+    const { kvHeads, ...sizes } = model;
+    const flags = { world, threads, batch, steps, ...sizes, "kv-heads": kvHeads, seq: seqLen };
+    return this.#train("llama", flags);
+  }
+
+  async #train(model: string, flags: Readonly<Record<string, number>>): Promise<PeerRun> {
+    const options = { ...flags, port: await freePort() };
+    const args = Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
+    const stdout = await runProcess(
+      this.#python,
+      [join(this.#folder, "torch_tp.py"), model, ...args],
+      { timeoutMs: TIMEOUT_MS, signal: this.#signal },
+    );
+    const said = JSON.parse(stdout) as {
+      median_step_s: number;
+      min_step_s: number;
+      peak_rss_bytes: number[];
+      baseline_rss_bytes: number[];
+    };
+    return {
+      medianSeconds: said.median_step_s,
+      minSeconds: said.min_step_s,
+      peakRssBytes: said.peak_rss_bytes,
+      baselineRssBytes: said.baseline_rss_bytes,
+    };
   }
 }
 

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import type { JobResult } from "../cli/job-result.ts";
 import type { QuickstartResult } from "../cli/memory-table.ts";
 import type { JobSpecInput } from "../shared/job/job-spec.ts";
-import type { BenchContext } from "./benchmark.ts";
+import { type BenchContext, VerificationError } from "./benchmark.ts";
 import { runProcess } from "./run-process.ts";
 
 /** The built command line: what a user runs. */
@@ -29,6 +29,21 @@ export async function quickstart(
   const sizes = ["--dim", dim, "--hidden", dim, "--steps", steps, "--tp", tp.join(",")].map(String);
   const args = ["quickstart", ...sizes, "--backend", "cpu"];
   return (await command(context, args)) as QuickstartResult;
+}
+
+/** @throws VerificationError where a rank took more or less memory than its plan said */
+export function checkPeaks(
+  ranks: readonly Pick<
+    JobResult["ranks"][number],
+    "rank" | "peakMemoryBytes" | "predictedPeakMemoryBytes"
+  >[],
+): void {
+  const unlike = ranks.find((rank) => rank.peakMemoryBytes !== rank.predictedPeakMemoryBytes);
+  if (unlike === undefined) return;
+  const { rank, peakMemoryBytes, predictedPeakMemoryBytes } = unlike;
+  throw new VerificationError(
+    `rank ${rank} of ${ranks.length} used ${peakMemoryBytes} bytes, predicted were ${predictedPeakMemoryBytes}`,
+  );
 }
 
 async function command(context: BenchContext, args: readonly string[]): Promise<unknown> {

@@ -1,4 +1,3 @@
-import { readFile } from "node:fs/promises";
 import { plural } from "../cli/format.ts";
 import { threadsPerRank } from "../cli/machine.ts";
 import type { JobSpecInput } from "../shared/job/job-spec.ts";
@@ -9,11 +8,10 @@ import {
   type BenchResult,
   checkClose,
   type Table,
-  VerificationError,
 } from "./benchmark.ts";
 import { gigabytes, milliseconds, ratio } from "./numbers.ts";
 import { runJob } from "./rankmesh.ts";
-import { sourcePath } from "./repository.ts";
+import { LOSS_TOLERANCE, matchReference } from "./reference.ts";
 import { median } from "./statistics.ts";
 
 const RANKS = [1, 2];
@@ -26,8 +24,12 @@ const ROUNDS = 2;
 const PEER_BUDGET = 0.15;
 /** Ratio to the time to stream the bytes that a step must move. */
 const STREAM_BUDGET = 1.5;
-/** What reordering float32 sums makes. */
-const LOSS_TOLERANCE = 1e-5;
+const REFERENCE = {
+  model: { feedForward: { dim: 48, hidden: 80 } },
+  loss: "sum",
+  optimizer: { adamw: { lr: 3e-3 } },
+  batchSize: 6,
+} as const;
 
 /** One configuration in one round. Seconds. */
 interface Sample {
@@ -42,7 +44,7 @@ export const step: Benchmark = { name: "step", run };
 
 async function run(context: BenchContext): Promise<BenchResult> {
   const { peers, progress, dim } = context;
-  const verified = [await matchReference(context)];
+  const verified = [await matchReference(context, "feedforward-sum", RANKS, REFERENCE)];
   const meter = await BandwidthMeter.build(context);
   const samples: Sample[] = [];
   const bandwidths: Bandwidth[] = [];
@@ -109,31 +111,6 @@ async function run(context: BenchContext): Promise<BenchResult> {
     ],
     data: { dim, batch: BATCH, ranks: summaries, samples, bandwidths },
   };
-}
-
-/** The exact run of PyTorch that the tests hold too, at the meshes that are timed. */
-async function matchReference(context: BenchContext): Promise<string> {
-  const folder = sourcePath("test/fixtures/reference/feedforward-sum");
-  const text = await readFile(`${folder}/expected.json`, "utf8");
-  const expected = JSON.parse(text) as { loss: number[] };
-  for (const tensorParallel of RANKS) {
-    const job = await runJob(context, {
-      model: { feedForward: { dim: 48, hidden: 80 } },
-      init: { safetensors: `${folder}/init.safetensors` },
-      mesh: { tensorParallel },
-      loss: "sum",
-      optimizer: { adamw: { lr: 3e-3 } },
-      data: { batchSize: 6, safetensors: { path: `${folder}/data.safetensors` } },
-      steps: expected.loss.length,
-    });
-    const what = `losses of the reference run on ${plural(tensorParallel, "rank")}`;
-    checkClose(what, job.loss, expected.loss, LOSS_TOLERANCE);
-    const wrong = job.ranks.find((rank) => rank.backend !== "cpu");
-    if (wrong !== undefined) {
-      throw new VerificationError(`rank ${wrong.rank} ran on the ${wrong.backend} backend`);
-    }
-  }
-  return `losses of the PyTorch reference run feedforward-sum within ${LOSS_TOLERANCE.toExponential()} relative, on ${RANKS.join(" and ")} ranks`;
 }
 
 function jobSpec(dim: number, tensorParallel: number): JobSpecInput {
