@@ -3,7 +3,20 @@ import { InternalError } from "../../../shared/errors.ts";
 import { axisSize } from "../../../shared/mesh/mesh.ts";
 import { dtypeBytes } from "../../../shared/program/program.ts";
 import { elementCount } from "../arena-layout.ts";
-import type { BindContext, Binder, BoundInstruction } from "./binder.ts";
+import { ATTENTION_BINDERS } from "./bind-attention.ts";
+import { CROSS_ENTROPY_BINDERS } from "./bind-cross-entropy.ts";
+import { DROPOUT_BINDERS } from "./bind-dropout.ts";
+import { EMBEDDING_BINDERS } from "./bind-embedding.ts";
+import { NORM_BINDERS } from "./bind-norm.ts";
+import { SWIGLU_BINDERS } from "./bind-swiglu.ts";
+import { VIEW_BINDERS } from "./bind-view.ts";
+import {
+  type BindContext,
+  type Binder,
+  type BoundInstruction,
+  copyAll,
+  sameType,
+} from "./binder.ts";
 import { type Address, type Kernels, NULL } from "./kernels.ts";
 import type { Operand, Operands } from "./operands.ts";
 
@@ -67,7 +80,7 @@ const biasDb: Binder = (o, { kernels }) => {
 };
 
 /** Codes as in elementwise.c. */
-const ACTIVATIONS = ["silu", "relu", "gelu", "tanh", "sigmoid"];
+const ACTIVATIONS = ["silu", "relu", "gelu", "tanh", "sigmoid", "geluTanh"];
 const BINARY = ["mul", "add", "sub"];
 
 const activation =
@@ -381,6 +394,13 @@ const BINDERS: ReadonlyMap<string, Binder> = new Map<string, Binder>([
   ["sgd", sgd],
   ["adamwFromFactors", adamwFromFactors],
   ["sgdFromFactors", sgdFromFactors],
+  ...EMBEDDING_BINDERS,
+  ...NORM_BINDERS,
+  ...SWIGLU_BINDERS,
+  ...DROPOUT_BINDERS,
+  ...VIEW_BINDERS,
+  ...ATTENTION_BINDERS,
+  ...CROSS_ENTROPY_BINDERS,
 ]);
 
 function weightDims(o: Operands, { shape }: Operand): [O: number, I: number] {
@@ -420,17 +440,6 @@ function gradientTile(
   }
   if (!Number.isSafeInteger(tileRows) || tileRows < 0) o.fail(`tiles of ${tileRows} rows`);
   return { scratch: o.input(index + o.attr("hasFactor"), tileRows * I).address, tileRows };
-}
-
-/** Output 0 with the dtype of input 0, of `n` elements. */
-function sameType(o: Operands, n: number): Operand {
-  return o.output(0, n, o.anyInput(0).dtype);
-}
-
-function copyAll(kernels: Kernels, from: Operand, to: Operand): () => void {
-  if (from.address === to.address) return nothing as () => void;
-  const bytes = from.n * dtypeBytes(from.dtype);
-  return () => kernels.copy(to.address, bytes, from.address, bytes, bytes, 1);
 }
 
 /** Copies part `part` of `parts` equal parts of input 0's dim `dim` to output 0. */

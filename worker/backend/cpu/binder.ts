@@ -1,8 +1,9 @@
 import type { Mesh } from "../../../shared/mesh/mesh.ts";
 import { partOf } from "../../../shared/mesh/placement.ts";
 import type { StepScalars } from "../../../shared/optimizer/step-scalars.ts";
+import { dtypeBytes } from "../../../shared/program/program.ts";
 import type { Kernels } from "./kernels.ts";
-import type { Operands } from "./operands.ts";
+import type { Operand, Operands } from "./operands.ts";
 import type { StepScalarBlock } from "./step-scalar-block.ts";
 
 /** One instruction with everything but the step's scalars resolved. */
@@ -31,4 +32,16 @@ export function partAt(
     o.fail(`attribute ${name} is ${axes}, no set of the mesh's ${mesh.axes.length} axes`);
   }
   return partOf(axes, mesh, coordinates);
+}
+
+/** Copies all bytes of one operand to another of the same dtype and size; nothing to do where they are the same bytes. */
+export function copyAll(kernels: Kernels, from: Operand, to: Operand): () => void {
+  if (from.address === to.address) return () => undefined;
+  const bytes = from.n * dtypeBytes(from.dtype);
+  return () => kernels.copy(to.address, bytes, from.address, bytes, bytes, 1);
+}
+
+/** Output 0 with the dtype of input 0, of `n` elements. */
+export function sameType(o: Operands, n: number): Operand {
+  return o.output(0, n, o.anyInput(0).dtype);
 }

@@ -6,6 +6,18 @@ export type Address = number;
 /** "Left out" where a kernel takes an optional operand. */
 export const NULL: Address = 0;
 
+/** Sizes of an attention op: local heads, and how many query heads share a key-value head, counted from `shift`. */
+export type HeadSizes = readonly [
+  B: number,
+  T: number,
+  H: number,
+  KV: number,
+  headDim: number,
+  group: number,
+  shift: number,
+  causal: number,
+];
+
 /**
  * The functions of librankmesh_cpu that are called with addresses; `worker/backend/cpu/native` documents them.
  * Sizes are in elements unless named bytes.
@@ -77,6 +89,142 @@ export interface Kernels {
     scratch: Address,
     tileRows: number,
   ): void;
+  rope(
+    x: Address,
+    frequencies: Address,
+    y: Address,
+    B: number,
+    T: number,
+    F: number,
+    headDim: number,
+    first: number,
+    direction: number,
+  ): void;
+  attention(
+    q: Address,
+    k: Address,
+    v: Address,
+    o: Address,
+    lse: Address,
+    ...sizes: HeadSizes
+  ): void;
+  attentionGrad(
+    dOut: Address,
+    q: Address,
+    k: Address,
+    v: Address,
+    o: Address,
+    lse: Address,
+    dq: Address,
+    dk: Address,
+    dv: Address,
+    ...sizes: HeadSizes
+  ): void;
+  ceStats(z: Address, t: Address, s: Address, M: number, V: number, first: number): void;
+  ceMerge(blocks: Address, s: Address, parts: number, M: number): void;
+  ceLoss(s: Address, loss: Address, M: number, count: number): void;
+  ceGrad(
+    ds: Address,
+    z: Address,
+    t: Address,
+    s: Address,
+    dz: Address,
+    M: number,
+    V: number,
+    first: number,
+    count: number,
+  ): void;
+  embedding(
+    ids: Address,
+    w: Address,
+    y: Address,
+    M: number,
+    V: number,
+    D: number,
+    start: number,
+  ): void;
+  embeddingDw(
+    dy: Address,
+    ids: Address,
+    dw: Address,
+    M: number,
+    V: number,
+    D: number,
+    start: number,
+  ): void;
+  adamwFromRows(
+    dy: Address,
+    ids: Address,
+    w: Address,
+    m: Address,
+    v: Address,
+    M: number,
+    V: number,
+    D: number,
+    start: number,
+    factor: Address,
+    scalars: Address,
+    scratch: Address,
+  ): void;
+  sgdFromRows(
+    dy: Address,
+    ids: Address,
+    w: Address,
+    m: Address,
+    M: number,
+    V: number,
+    D: number,
+    start: number,
+    factor: Address,
+    scalars: Address,
+    scratch: Address,
+  ): void;
+  sumSquaresFromRows(
+    dy: Address,
+    ids: Address,
+    M: number,
+    V: number,
+    D: number,
+    start: number,
+    scratch: Address,
+    s: Address,
+  ): void;
+  norm(x: Address, g: Address, b: Address, y: Address, M: number, D: number, eps: number): void;
+  normGrad(
+    layer: number,
+    dy: Address,
+    x: Address,
+    g: Address,
+    dx: Address,
+    dg: Address,
+    M: number,
+    D: number,
+    eps: number,
+  ): void;
+  swiglu(a: Address, b: Address, y: Address, n: number): void;
+  swigluDa(dy: Address, a: Address, b: Address, da: Address, n: number): void;
+  swigluDb(dy: Address, a: Address, db: Address, n: number): void;
+  swigluGrad(dy: Address, a: Address, b: Address, da: Address, db: Address, n: number): void;
+  dropout(
+    x: Address,
+    y: Address,
+    shape: BigUint64Array,
+    dims: number,
+    seed: bigint,
+    name: bigint,
+    step: number,
+    threshold: number,
+    scale: number,
+  ): void;
+  transpose(
+    x: Address,
+    y: Address,
+    outer: number,
+    A: number,
+    between: number,
+    B: number,
+    inner: number,
+  ): void;
   fillUniform(
     y: Address,
     shape: BigUint64Array,
@@ -133,6 +281,26 @@ const SIGNATURES: Readonly<
   sgd: ["rm_sgd", "aaanaa"],
   adamwFromFactors: ["rm_adamw_from_factors", "aaaaannnaaan"],
   sgdFromFactors: ["rm_sgd_from_factors", "aaaannnaaan"],
+  rope: ["rm_rope", "aaannnnni"],
+  attention: ["rm_attention", "aaaaannnnnnni"],
+  attentionGrad: ["rm_attention_grad", "aaaaaaaaannnnnnni"],
+  ceStats: ["rm_ce_stats", "aaannn"],
+  ceMerge: ["rm_ce_merge", "aann"],
+  ceLoss: ["rm_ce_loss", "aand"],
+  ceGrad: ["rm_ce_grad", "aaaaannnd"],
+  embedding: ["rm_embedding", "aaannnn"],
+  embeddingDw: ["rm_embedding_dw", "aaannnn"],
+  adamwFromRows: ["rm_adamw_from_rows", "aaaaannnnaaa"],
+  sgdFromRows: ["rm_sgd_from_rows", "aaaannnnaaa"],
+  sumSquaresFromRows: ["rm_sum_squares_from_rows", "aannnnaa"],
+  norm: ["rm_norm", "aaaannd"],
+  normGrad: ["rm_norm_grad", "iaaaaannd"],
+  swiglu: ["rm_swiglu", "aaan"],
+  swigluDa: ["rm_swiglu_da", "aaaan"],
+  swigluDb: ["rm_swiglu_db", "aaan"],
+  swigluGrad: ["rm_swiglu_grad", "aaaaan"],
+  dropout: ["rm_dropout", "aapiuunnd"],
+  transpose: ["rm_transpose", "aannnnn"],
   fillUniform: ["rm_fill_uniform", "apiuud"],
   map: ["rm_map", "n", "void *"],
   unmap: ["rm_unmap", "an", "int"],

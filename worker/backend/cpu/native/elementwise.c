@@ -6,7 +6,7 @@
 #include "vector_math.h"
 
 /* Codes shared with the loader (kernels.ts). */
-enum unary { SILU, RELU, GELU, TANH, SIGMOID };
+enum unary { SILU, RELU, GELU, TANH, SIGMOID, GELU_TANH };
 enum binary { MUL, ADD, SUB };
 
 typedef struct {
@@ -16,12 +16,18 @@ typedef struct {
   double factor;
 } span_args;
 
+/* GPT-2's gelu: x (1 + tanh(u)) / 2 = x sigmoid(2u). */
+#define GELU_SCALE 0.79788456080286536f
+#define GELU_CUBE 0.044715f
+RM_INLINE vf gelu_argument(vf x) { return GELU_SCALE * (x + GELU_CUBE * x * x * x); }
+
 RM_INLINE vf value_of(vf x, const enum unary op) {
   switch (op) {
     case SILU: return x / (1.0f + vexp(-x));
     case RELU: return vselect(x <= 0.0f, (vf){0}, x); /* NaN stays NaN */
     case GELU: return x * vnormal_cdf(x);
     case TANH: return vtanh(x);
+    case GELU_TANH: return x * vsigmoid(2.0f * gelu_argument(x));
     default: return vsigmoid(x);
   }
 }
@@ -35,6 +41,12 @@ RM_INLINE vf slope_of(vf x, const enum unary op) {
     case RELU: return vselect(x <= 0.0f, (vf){0}, vset(1.0f));
     case GELU: return vnormal_cdf(x) + x * vnormal_pdf(x);
     case TANH: return vtanh_slope(x);
+    case GELU_TANH: {
+      const vf s = vsigmoid(2.0f * gelu_argument(x));
+      const vf rest = x * s * (1.0f - s) * (2.0f * GELU_SCALE) * (1.0f + 3.0f * GELU_CUBE * x * x);
+      /* Far out it is zero, but x^2 may be infinite. */
+      return s + vselect(vabs(x) < 16.0f, rest, (vf){0});
+    }
     default: return vsigmoid_slope(x);
   }
 }
@@ -63,11 +75,13 @@ SPAN_TASK(relu_task, 0, value_of(a, RELU))
 SPAN_TASK(gelu_task, 0, value_of(a, GELU))
 SPAN_TASK(tanh_task, 0, value_of(a, TANH))
 SPAN_TASK(sigmoid_task, 0, value_of(a, SIGMOID))
+SPAN_TASK(gelu_tanh_task, 0, value_of(a, GELU_TANH))
 SPAN_TASK(silu_grad_task, 1, a *slope_of(b, SILU))
 SPAN_TASK(relu_grad_task, 1, a *slope_of(b, RELU))
 SPAN_TASK(gelu_grad_task, 1, a *slope_of(b, GELU))
 SPAN_TASK(tanh_grad_task, 1, a *slope_of(b, TANH))
 SPAN_TASK(sigmoid_grad_task, 1, a *slope_of(b, SIGMOID))
+SPAN_TASK(gelu_tanh_grad_task, 1, a *slope_of(b, GELU_TANH))
 SPAN_TASK(mul_task, 1, a *b)
 SPAN_TASK(add_task, 1, a + b)
 SPAN_TASK(sub_task, 1, a - b)
@@ -83,14 +97,15 @@ static void run_spans(rm_task task, const float *a, const float *b, float *y, ui
 
 /* y = op(x). */
 RM_API void rm_unary(int op, const float *x, float *y, uint64_t n) {
-  static const rm_task tasks[] = {silu_task, relu_task, gelu_task, tanh_task, sigmoid_task};
+  static const rm_task tasks[] = {silu_task, relu_task,    gelu_task,
+                                  tanh_task, sigmoid_task, gelu_tanh_task};
   run_spans(tasks[op], x, NULL, y, n, 0);
 }
 
 /* dx = dy op'(x). */
 RM_API void rm_unary_grad(int op, const float *dy, const float *x, float *dx, uint64_t n) {
-  static const rm_task tasks[] = {silu_grad_task, relu_grad_task, gelu_grad_task, tanh_grad_task,
-                                  sigmoid_grad_task};
+  static const rm_task tasks[] = {silu_grad_task, relu_grad_task,    gelu_grad_task,
+                                  tanh_grad_task, sigmoid_grad_task, gelu_tanh_grad_task};
   run_spans(tasks[op], dy, x, dx, n, 0);
 }
 

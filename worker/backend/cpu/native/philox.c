@@ -3,56 +3,9 @@
  * name hash), so that every element is a function of seed, parameter name and global index alone.
  * shared/random has the same in TypeScript, bit for bit.
  */
-#include "rankmesh_cpu.h"
+#include "philox.h"
 
-#define MULTIPLIER0 0xD2511F53u
-#define MULTIPLIER1 0xCD9E8D57u
-#define WEYL0 0x9E3779B9u
-#define WEYL1 0xBB67AE85u
-#define ROUNDS 10
-/* Blocks of four words made together. */
-#define LANES 16
 #define MOST_DIMS 8
-
-typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
-typedef uint64_t vul __attribute__((vector_size(LANES * 8)));
-
-typedef struct {
-  uint32_t key0, key1, name0, name1;
-} stream;
-
-RM_INLINE vu high_product(vu a, uint32_t b) {
-  const vul wide = __builtin_convertvector(a, vul) * (uint64_t)b;
-  return __builtin_convertvector(wide >> 32, vu);
-}
-
-/* Words 4 * first .. 4 * (first + LANES) - 1 of the stream. */
-RM_INLINE void philox_blocks(const stream *s, uint64_t first, uint32_t *words) {
-  vu c0, c1;
-  for (int j = 0; j < LANES; j++) {
-    const uint64_t block = first + (uint64_t)j;
-    c0[j] = (uint32_t)block;
-    c1[j] = (uint32_t)(block >> 32);
-  }
-  vu c2 = (vu){0} + s->name0, c3 = (vu){0} + s->name1;
-  uint32_t k0 = s->key0, k1 = s->key1;
-  for (int round = 0; round < ROUNDS; round++) {
-    const vu high0 = high_product(c0, MULTIPLIER0), low0 = c0 * MULTIPLIER0;
-    const vu high1 = high_product(c2, MULTIPLIER1), low1 = c2 * MULTIPLIER1;
-    c0 = high1 ^ c1 ^ k0;
-    c1 = low1;
-    c2 = high0 ^ c3 ^ k1;
-    c3 = low0;
-    k0 += WEYL0;
-    k1 += WEYL1;
-  }
-  for (int j = 0; j < LANES; j++) {
-    words[4 * j] = c0[j];
-    words[4 * j + 1] = c1[j];
-    words[4 * j + 2] = c2[j];
-    words[4 * j + 3] = c3[j];
-  }
-}
 
 /* float((2u - 1) bound) with u = (word >> 8) / 2^24; `unit` is bound / 2^23, and all but the
  * product is exact. */
@@ -62,13 +15,13 @@ RM_INLINE float uniform_of(uint32_t word, double unit) {
 
 /* y[0..n) = uniform values of global elements start .. start + n - 1. */
 static void fill_run(const stream *s, uint64_t start, long n, double unit, float *y) {
-  uint32_t words[4 * LANES] __attribute__((aligned(64)));
+  uint32_t words[4 * PHILOX_LANES] __attribute__((aligned(64)));
   while (n > 0) {
     const uint64_t block = start / 4;
-    const long skip = (long)(start % 4), count = min_long(4 * LANES - skip, n);
+    const long skip = (long)(start % 4), count = min_long(4 * PHILOX_LANES - skip, n);
     philox_blocks(s, block, words);
-    if (skip == 0 && count == 4 * LANES)
-      for (int j = 0; j < 4 * LANES; j++) y[j] = uniform_of(words[j], unit);
+    if (skip == 0 && count == 4 * PHILOX_LANES)
+      for (int j = 0; j < 4 * PHILOX_LANES; j++) y[j] = uniform_of(words[j], unit);
     else
       for (long j = 0; j < count; j++) y[j] = uniform_of(words[skip + j], unit);
     y += count;

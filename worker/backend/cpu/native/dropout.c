@@ -1,0 +1,82 @@
+/*
+ * Dropout by counter: element e of the step's global tensor is kept when lane e % 4 of Philox block
+ * (e / 4, step, name) under the seed is at least the threshold. Nothing depends on how tensors are split.
+ */
+#include "philox.h"
+
+#define MOST_DIMS 8
+
+typedef struct {
+  stream s;
+  uint64_t step;
+  const float *x;
+  float *y;
+  float scale;
+  uint32_t threshold;
+  int dims;
+  uint64_t global[MOST_DIMS], start[MOST_DIMS], local[MOST_DIMS];
+  long n;
+} dropout_args;
+
+/* y[0..n) from x, global elements `start` on. */
+static void drop_run(const dropout_args *a, uint64_t start, long n, const float *x, float *y) {
+  uint32_t words[4 * PHILOX_LANES] __attribute__((aligned(64)));
+  while (n > 0) {
+    const long skip = (long)(start % 4), count = min_long(4 * PHILOX_LANES - skip, n);
+    /* Block numbers are below 2^32; the step is the counter's next word. */
+    philox_blocks(&a->s, (a->step << 32) | (start / 4), words);
+    for (long j = 0; j < count; j++) {
+      const float kept = x[j] * a->scale;
+      y[j] = words[skip + j] >= a->threshold ? kept : 0.0f;
+    }
+    x += count;
+    y += count;
+    start += (uint64_t)count;
+    n -= count;
+  }
+}
+
+/* Elements of one task; a multiple of what is drawn together. */
+#define DROP_SPAN (RM_SPAN / 4)
+
+static void dropout_task(void *context, long task) {
+  const dropout_args *a = context;
+  uint64_t at = (uint64_t)task * DROP_SPAN;
+  const uint64_t last = (uint64_t)min_long((long)at + DROP_SPAN, a->n);
+  const uint64_t inner = a->local[a->dims - 1];
+  while (at < last) {
+    uint64_t rest = at, global = 0, stride = 1;
+    for (int d = a->dims - 1; d >= 0; d--) {
+      global += (a->start[d] + rest % a->local[d]) * stride;
+      rest /= a->local[d];
+      stride *= a->global[d];
+    }
+    const uint64_t left = inner - at % inner, run = last - at < left ? last - at : left;
+    drop_run(a, global, (long)run, a->x + at, a->y + at);
+    at += run;
+  }
+}
+
+/*
+ * y = x / (1 - rate) where kept, else 0. `shape` holds the global sizes, the slice's starts and its sizes, `dims` (1 to
+ * 8) of each; all blocks of elements are below 2^32. y may be x.
+ */
+RM_API void rm_dropout(const float *x, float *y, const uint64_t *shape, int dims, uint64_t seed,
+                       uint64_t name, uint64_t step, uint64_t threshold, double scale) {
+  dropout_args a = {
+      .s = {(uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)name, (uint32_t)(name >> 32)},
+      .step = step,
+      .x = x,
+      .y = y,
+      .scale = (float)scale,
+      .threshold = (uint32_t)threshold,
+      .dims = dims,
+      .n = 1};
+  for (int d = 0; d < dims; d++) {
+    a.global[d] = shape[d];
+    a.start[d] = shape[dims + d];
+    a.local[d] = shape[2 * dims + d];
+    a.n *= (long)a.local[d];
+  }
+  rm_parallel(ceil_div(a.n, DROP_SPAN), dropout_task, &a);
+}
