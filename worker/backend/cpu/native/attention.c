@@ -1,88 +1,403 @@
 /*
  * Attention: o = softmax(q k^T / sqrt(features)) v for q, o(B,T,H,features) and
  * k, v(B,T,KV,features), and its gradients. Query head h reads key-value head (h + shift) / group.
+ *
+ * Queries lie along the lanes: a panel of them is transposed once, with the scale in it, and then
+ * meets the keys tile by tile, as they lie in memory. So a row of scores is one key's, a query's
+ * largest score and sum are vertical, and only the panel's result is transposed back. Products run
+ * in blocks of registers on the stack; no matrix of scores is larger than a tile.
  */
 #include <math.h>
 
 #include "vector_math.h"
 
-#define MOST_FEATURES 512
+/* Queries of a panel. */
+#define WIDE 2
+#define PANEL (WIDE * VL)
+/* Keys of a tile. */
+#ifndef KEYS
+#define KEYS 64
+#endif
+/* Rows of a block of registers: with WIDE vectors each they leave some for the operands. */
+#if VL == 16 || defined(__aarch64__)
+#define ROWS 8
+#define EACH_ROW_COUNT(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+#else
+#define ROWS 6
+#define EACH_ROW_COUNT(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#endif
 
 typedef struct {
   const float *q, *k, *v, *o, *lse, *d_out;
   float *out, *statistics, *dq, *dk, *dv;
   long B, T, H, KV, features, group, shift;
   int causal;
+  float scale;
+  long panels, tiles;
 } attention_args;
 
-static float dot(const float *a, const float *b, long n) {
-  vf sum = {0};
-  long j = 0;
-  for (; j + VL <= n; j += VL) sum += vload(a + j) * vload(b + j);
-  if (j < n) sum += vload_part(a + j, n - j) * vload_part(b + j, n - j);
-  return vsum(sum);
+/* ---- products ---- */
+
+/*
+ * c[i][0 .. V vectors) = (add ? c : 0) + sum over k of a(i, k) b[k], R rows. a(i, k) is
+ * a[i * stride + k], or a[i + k * stride] where it is transposed.
+ */
+RM_INLINE void block_product(const float *a, long stride, const int transposed, const float *b,
+                             long ldb, long depth, float *c, long ldc, int add, const int R,
+                             const int V) {
+  vf sum[ROWS][WIDE];
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < V; j++) sum[i][j] = add ? vload(c + i * ldc + j * VL) : (vf){0};
+  for (long k = 0; k < depth; k++) {
+    vf bk[WIDE];
+#pragma GCC unroll 2
+    for (int j = 0; j < V; j++) bk[j] = vload(b + k * ldb + j * VL);
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++) {
+      vf ai = vset(transposed ? a[k * stride + i] : a[i * stride + k]);
+      KEEP(ai);
+#pragma GCC unroll 2
+      for (int j = 0; j < V; j++) sum[i][j] += ai * bk[j];
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < V; j++) vstore(c + i * ldc + j * VL, sum[i][j]);
 }
-static void add(float *y, const float *x, float factor, long n) {
-  for (long j = 0; j < n; j++) y[j] += factor * x[j];
+
+#define PRODUCT_OF(R)                                                                           \
+  static void rows_##R(const float *a, long stride, const float *b, long ldb, long depth,       \
+                       float *c, long ldc, int add) {                                           \
+    block_product(a, stride, 0, b, ldb, depth, c, ldc, add, R, WIDE);                           \
+  }                                                                                             \
+  static void narrow_rows_##R(const float *a, long stride, const float *b, long ldb,            \
+                              long depth, float *c, long ldc, int add) {                        \
+    block_product(a, stride, 0, b, ldb, depth, c, ldc, add, R, 1);                              \
+  }                                                                                             \
+  static void columns_##R(const float *a, long stride, const float *b, long ldb, long depth,    \
+                          float *c, long ldc, int add) {                                        \
+    block_product(a, stride, 1, b, ldb, depth, c, ldc, add, R, WIDE);                           \
+  }
+EACH_ROW_COUNT(PRODUCT_OF)
+
+typedef void (*product_kernel)(const float *, long, const float *, long, long, float *, long, int);
+#define ROWS_NAME(R) rows_##R,
+#define NARROW_NAME(R) narrow_rows_##R,
+#define COLUMNS_NAME(R) columns_##R,
+static const product_kernel rows_for[] = {0, EACH_ROW_COUNT(ROWS_NAME)};
+static const product_kernel narrow_for[] = {0, EACH_ROW_COUNT(NARROW_NAME)};
+static const product_kernel columns_for[] = {0, EACH_ROW_COUNT(COLUMNS_NAME)};
+
+/* c(n, PANEL) = a(n, depth) b(depth, PANEL), rows of a `stride` apart. */
+static void times_panel(const float *a, long stride, long n, const float *b, long depth, float *c) {
+  for (long i = 0; i < n; i += ROWS)
+    rows_for[min_long(ROWS, n - i)](a + i * stride, stride, b, PANEL, depth, c + i * PANEL, PANEL,
+                                    0);
 }
-static float one_exp(float x) { return vexp(vset(x))[0]; }
+
+/* c(n, PANEL) (+)= a^T b for a(depth, n), b(depth, PANEL). */
+static void transposed_times_panel(const float *a, long stride, long n, const float *b, long depth,
+                                   float *c, int add) {
+  for (long i = 0; i < n; i += ROWS)
+    columns_for[min_long(ROWS, n - i)](a + i, stride, b, PANEL, depth, c + i * PANEL, PANEL, add);
+}
+
+/* c(n, columns) += a(n, PANEL) b(depth, columns), depth of at most PANEL; rows of b are `ldb` apart
+ * and padded to whole vectors, those of c `ldc` apart. */
+static void panel_times_rows(const float *a, long n, const float *b, long ldb, long depth, float *c,
+                             long ldc, long columns) {
+  for (long i = 0; i < n; i += ROWS) {
+    const long rows = min_long(ROWS, n - i);
+    const float *ai = a + i * PANEL;
+    float *ci = c + i * ldc;
+    long j = 0;
+    for (; j + PANEL <= columns; j += PANEL)
+      rows_for[rows](ai, PANEL, b + j, ldb, depth, ci + j, ldc, 1);
+    for (; j + VL <= columns; j += VL)
+      narrow_for[rows](ai, PANEL, b + j, ldb, depth, ci + j, ldc, 1);
+    if (j < columns) {
+      float edge[ROWS * VL];
+      const long left = columns - j;
+      for (long r = 0; r < rows; r++) vstore(edge + r * VL, vload_part(ci + r * ldc + j, left));
+      narrow_for[rows](ai, PANEL, b + j, ldb, depth, edge, VL, 1);
+      for (long r = 0; r < rows; r++) vstore_part(ci + r * ldc + j, vload(edge + r * VL), left);
+    }
+  }
+}
+
+/* ---- panels ---- */
+
+/* Lanes become rows and rows lanes: log2(VL) perfect shuffles. */
+RM_INLINE void transpose(vf *r) {
+  vf t[VL];
+  for (int round = 1; round < VL; round *= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < VL / 2; i++) {
+      t[2 * i] = vinterleave_low(r[i], r[i + VL / 2]);
+      t[2 * i + 1] = vinterleave_high(r[i], r[i + VL / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) r[i] = t[i];
+  }
+}
+
+RM_INLINE vf load_upto(const float *p, long n) { return n >= VL ? vload(p) : vload_part(p, n); }
+RM_INLINE void store_upto(float *p, vf x, long n) {
+  if (n >= VL)
+    vstore(p, x);
+  else
+    vstore_part(p, x, n);
+}
+
+/* panel(columns, PANEL) = factor * x^T for n rows x `stride` apart; queries that are not there are
+ * zeros. */
+static void pack(const float *x, long stride, long n, long columns, float factor, float *panel) {
+  for (long j = 0; j < columns; j += VL) {
+    const long left = min_long(VL, columns - j);
+    for (long i = 0; i < PANEL; i += VL) {
+      vf r[VL];
+      for (long l = 0; l < VL; l++)
+        r[l] = i + l < n ? factor * load_upto(x + (i + l) * stride + j, left) : (vf){0};
+      transpose(r);
+      for (long l = 0; l < left; l++) vstore(panel + (j + l) * PANEL + i, r[l]);
+    }
+  }
+}
+
+/* The inverse: n rows x(columns), `stride` apart, each query's times its factor. */
+static void unpack(const float *panel, const vf *factor, float *x, long stride, long n,
+                   long columns) {
+  for (long j = 0; j < columns; j += VL) {
+    const long left = min_long(VL, columns - j);
+    for (long i = 0; i < n; i += VL) {
+      vf r[VL];
+      for (long l = 0; l < VL; l++)
+        r[l] = l < left ? vload(panel + (j + l) * PANEL + i) * factor[i / VL] : (vf){0};
+      transpose(r);
+      const long rows = min_long(VL, n - i);
+      for (long l = 0; l < rows; l++) store_upto(x + (i + l) * stride + j, r[l], left);
+    }
+  }
+}
+
+/* rows(n, padded) = factor * x, zeros past the columns. */
+static void copy_rows(const float *x, long stride, long n, long columns, float factor, float *rows,
+                      long padded) {
+  for (long i = 0; i < n; i++)
+    for (long j = 0; j < padded; j += VL)
+      vstore(rows + i * padded + j, factor * load_upto(x + i * stride + j, columns - j));
+}
+
+/* Keys that the panel of queries from q0 on sees, all queries together. */
+RM_INLINE long keys_seen(const attention_args *a, long q0) {
+  return a->causal ? min_long(a->T, q0 + PANEL) : a->T;
+}
+
+/* Replaces the scores of one key with the queries before it. `behind`: the key's distance from the
+ * panel's first query. */
+RM_INLINE void hide(float *score, long behind) {
+  for (int j = 0; j < WIDE; j++) {
+    vi lane;
+    for (int l = 0; l < VL; l++) lane[l] = j * VL + l;
+    vstore(score + j * VL,
+           vselect(lane < (int32_t)behind, vset(-INFINITY), vload(score + j * VL)));
+  }
+}
+
+/* ---- forward ---- */
+
+/* Scores s(n, PANEL) become weights exp(s - largest so far); largest and sum go on, `back` is what
+ * earlier weights are to be multiplied by. */
+RM_INLINE void softmax_tile(float *s, long n, vf *largest, vf *sum, vf *back) {
+  vf top[WIDE], total[WIDE];
+  for (int j = 0; j < WIDE; j++) top[j] = largest[j];
+  for (long i = 0; i < n; i++)
+    for (int j = 0; j < WIDE; j++) top[j] = vmax(vload(s + i * PANEL + j * VL), top[j]);
+  for (int j = 0; j < WIDE; j++) {
+    back[j] = vexp_down(largest[j] - top[j]);
+    largest[j] = top[j];
+    total[j] = (vf){0};
+  }
+  for (long i = 0; i < n; i++)
+    for (int j = 0; j < WIDE; j++) {
+      const vf p = vexp_down(vload(s + i * PANEL + j * VL) - top[j]);
+      vstore(s + i * PANEL + j * VL, p);
+      total[j] += p;
+    }
+  for (int j = 0; j < WIDE; j++) sum[j] = sum[j] * back[j] + total[j];
+}
 
 static void forward_task(void *context, long task) {
   const attention_args *a = context;
-  const long n = a->features, b = task / a->H, h = task % a->H;
-  const long kv = (h + a->shift) / a->group, stride = a->KV * n;
-  const float scale = 1.0f / sqrtf((float)n);
-  const float *k = a->k + b * a->T * stride + kv * n;
-  const float *v = a->v == NULL ? NULL : a->v + b * a->T * stride + kv * n;
-  for (long t = 0; t < a->T; t++) {
-    const float *q = a->q + ((b * a->T + t) * a->H + h) * n;
-    const long keys = a->causal ? t + 1 : a->T;
-    float sum[MOST_FEATURES] = {0}, max = -INFINITY, total = 0;
-    for (long s = 0; s < keys; s++) {
-      const float score = scale * dot(q, k + s * stride, n);
-      if (score > max) {
-        const float back = one_exp(max - score);
-        total *= back;
-        for (long j = 0; j < n; j++) sum[j] *= back;
-        max = score;
-      }
-      const float p = one_exp(score - max);
-      total += p;
-      if (v != NULL) add(sum, v + s * stride, p, n);
+  /* Later panels see more keys: they go first, so that none of them is the last to end. */
+  const long q0 = (a->panels - 1 - task % a->panels) * PANEL, head = task / a->panels;
+  const long b = head / a->H, h = head % a->H, n = a->features;
+  const long queries = min_long(PANEL, a->T - q0), stride = a->KV * n;
+  const long kv = b * a->T * stride + (h + a->shift) / a->group * n;
+  const long at = ((b * a->T + q0) * a->H + h) * n;
+  float q[n * PANEL] __attribute__((aligned(64))), o[n * PANEL] __attribute__((aligned(64))),
+      s[KEYS * PANEL] __attribute__((aligned(64)));
+  vf largest[WIDE], sum[WIDE], back[WIDE];
+  for (int j = 0; j < WIDE; j++) largest[j] = vset(-INFINITY), sum[j] = (vf){0};
+  pack(a->q + at, a->H * n, queries, n, a->scale, q);
+  const long keys = keys_seen(a, q0);
+  for (long k0 = 0; k0 < keys; k0 += KEYS) {
+    const long tile = min_long(KEYS, keys - k0);
+    times_panel(a->k + kv + k0 * stride, stride, tile, q, n, s);
+    if (a->causal)
+      for (long i = max_long(0, q0 + 1 - k0); i < tile; i++)
+        hide(s + i * PANEL, k0 + i - q0);
+    softmax_tile(s, tile, largest, sum, back);
+    if (a->out == NULL) continue;
+    if (k0 > 0)
+      for (long i = 0; i < n; i++)
+        for (int j = 0; j < WIDE; j++)
+          vstore(o + i * PANEL + j * VL, vload(o + i * PANEL + j * VL) * back[j]);
+    transposed_times_panel(a->v + kv + k0 * stride, stride, n, s, tile, o, k0 > 0);
+  }
+  if (a->out != NULL) {
+    vf inverse[WIDE];
+    for (int j = 0; j < WIDE; j++) inverse[j] = 1.0f / sum[j];
+    unpack(o, inverse, a->out + at, a->H * n, queries, n);
+  }
+  if (a->statistics != NULL)
+    for (long i = 0; i < queries; i++) {
+      const vf lse = largest[i / VL] + vlog(sum[i / VL]);
+      a->statistics[(b * a->T + q0 + i) * a->H + h] = lse[i % VL];
     }
-    if (a->out != NULL)
-      for (long j = 0; j < n; j++) a->out[((b * a->T + t) * a->H + h) * n + j] = sum[j] / total;
-    if (a->statistics != NULL) a->statistics[(b * a->T + t) * a->H + h] = max + logf(total);
+}
+
+/* ---- backward ---- */
+
+/* What a task adds up: the gradients wanted of queries heads [h, h_end), panels [panel, panel_end),
+ * with keys [key, key_end). */
+typedef struct {
+  long b, h, h_end, panel, panel_end, key, key_end;
+  float *dq, *dk, *dv;
+} part;
+
+/* Scores s(n, PANEL) become weights p, and d = do v^T becomes ds = p (d - D). */
+RM_INLINE void weigh_tile(float *s, float *d, long n, const vf *lse, const vf *D) {
+  for (long i = 0; i < n; i++)
+    for (int j = 0; j < WIDE; j++) {
+      const vf p = vexp_down(vload(s + i * PANEL + j * VL) - lse[j]);
+      vstore(s + i * PANEL + j * VL, p);
+      if (d != NULL) vstore(d + i * PANEL + j * VL, p * (vload(d + i * PANEL + j * VL) - D[j]));
+    }
+}
+
+RM_INLINE float dot(const float *a, const float *b, long n) {
+  vf sum = {0};
+  for (long j = 0; j < n; j += VL) sum += load_upto(a + j, n - j) * load_upto(b + j, n - j);
+  return vsum(sum);
+}
+
+static void backward(const attention_args *a, const part *w) {
+  const long n = a->features, padded = ceil_div(n, VL) * VL, stride = a->KV * n;
+  float q[n * PANEL] __attribute__((aligned(64))), d[n * PANEL] __attribute__((aligned(64))),
+      dq[n * PANEL] __attribute__((aligned(64))), s[KEYS * PANEL] __attribute__((aligned(64))),
+      ds[KEYS * PANEL] __attribute__((aligned(64))),
+      q_rows[PANEL * padded] __attribute__((aligned(64))),
+      d_rows[PANEL * padded] __attribute__((aligned(64)));
+  const int shifted = w->dq != NULL || w->dk != NULL;
+  for (long h = w->h; h < w->h_end; h++) {
+    const long kv = w->b * a->T * stride + (h + a->shift) / a->group * n;
+    for (long panel = w->panel; panel < w->panel_end; panel++) {
+      const long q0 = panel * PANEL, queries = min_long(PANEL, a->T - q0);
+      const long at = ((w->b * a->T + q0) * a->H + h) * n, rows = a->H * n;
+      const long keys = min_long(w->key_end, keys_seen(a, q0));
+      if (w->key >= keys) continue;
+      vf lse[WIDE], D[WIDE];
+      for (int j = 0; j < WIDE; j++) lse[j] = D[j] = (vf){0};
+      for (long i = 0; i < queries; i++) {
+        lse[i / VL][i % VL] = a->lse[(w->b * a->T + q0 + i) * a->H + h];
+        if (shifted) D[i / VL][i % VL] = dot(a->d_out + at + i * rows, a->o + at + i * rows, n);
+      }
+      pack(a->q + at, rows, queries, n, a->scale, q);
+      if (shifted) pack(a->d_out + at, rows, queries, n, 1, d);
+      if (w->dk != NULL) copy_rows(a->q + at, rows, queries, n, a->scale, q_rows, padded);
+      if (w->dv != NULL) copy_rows(a->d_out + at, rows, queries, n, 1, d_rows, padded);
+      for (long k0 = w->key; k0 < keys; k0 += KEYS) {
+        const long tile = min_long(KEYS, keys - k0), key = kv + k0 * stride;
+        times_panel(a->k + key, stride, tile, q, n, s);
+        if (shifted) times_panel(a->v + key, stride, tile, d, n, ds);
+        if (a->causal)
+          for (long i = max_long(0, q0 + 1 - k0); i < tile; i++)
+            hide(s + i * PANEL, k0 + i - q0);
+        weigh_tile(s, shifted ? ds : NULL, tile, lse, D);
+        if (w->dv != NULL)
+          panel_times_rows(s, tile, d_rows, padded, queries, w->dv + key, stride, n);
+        if (w->dk != NULL)
+          panel_times_rows(ds, tile, q_rows, padded, queries, w->dk + key, stride, n);
+        if (w->dq != NULL)
+          transposed_times_panel(a->k + key, stride, n, ds, tile, dq, k0 > w->key);
+      }
+      if (w->dq != NULL) {
+        vf factor[WIDE];
+        for (int j = 0; j < WIDE; j++) factor[j] = vset(a->scale);
+        unpack(dq, factor, w->dq + at, rows, queries, n);
+      }
+    }
   }
 }
 
-static void backward_task(void *context, long task) {
+/* Query heads that read key-value head kv. */
+RM_INLINE void set_heads(const attention_args *a, long kv, part *w) {
+  w->h = max_long(0, kv * a->group - a->shift);
+  w->h_end = min_long(a->H, (kv + 1) * a->group - a->shift);
+}
+
+static void clear(const attention_args *a, float *x, long b, long kv, long key, long key_end) {
+  if (x == NULL) return;
+  for (long s = key; s < key_end; s++)
+    memset(x + ((b * a->T + s) * a->KV + kv) * a->features, 0, (size_t)a->features * 4);
+}
+
+/* All gradients of one key-value head, its queries' among them. */
+static void whole_task(void *context, long task) {
   const attention_args *a = context;
-  const long n = a->features, b = task / a->KV, kv = task % a->KV;
-  const long stride = a->KV * n, start = b * a->T * stride + kv * n;
-  const float scale = 1.0f / sqrtf((float)n);
-  for (long s = 0; s < a->T; s++) {
-    if (a->dk != NULL) memset(a->dk + start + s * stride, 0, (size_t)n * 4);
-    if (a->dv != NULL) memset(a->dv + start + s * stride, 0, (size_t)n * 4);
-  }
-  for (long h = 0; h < a->H; h++) {
-    if ((h + a->shift) / a->group != kv) continue;
-    for (long t = 0; t < a->T; t++) {
-      const long at = ((b * a->T + t) * a->H + h) * n;
-      const long keys = a->causal ? t + 1 : a->T;
-      const float shift = dot(a->d_out + at, a->o + at, n);
-      const float lse = a->lse[(b * a->T + t) * a->H + h];
-      if (a->dq != NULL) memset(a->dq + at, 0, (size_t)n * 4);
-      for (long s = 0; s < keys; s++) {
-        const long key = start + s * stride;
-        const float p = one_exp(scale * dot(a->q + at, a->k + key, n) - lse);
-        const float ds = scale * p * (dot(a->d_out + at, a->v + key, n) - shift);
-        if (a->dq != NULL) add(a->dq + at, a->k + key, ds, n);
-        if (a->dk != NULL) add(a->dk + key, a->q + at, ds, n);
-        if (a->dv != NULL) add(a->dv + key, a->d_out + at, p, n);
-      }
-    }
-  }
+  const long kv = task % a->KV;
+  part w = {.b = task / a->KV, .panel_end = a->panels, .key_end = a->T};
+  w.dq = a->dq, w.dk = a->dk, w.dv = a->dv;
+  set_heads(a, kv, &w);
+  clear(a, w.dk, w.b, kv, 0, a->T);
+  clear(a, w.dv, w.b, kv, 0, a->T);
+  backward(a, &w);
+}
+
+/* Gradients of one panel of queries. */
+static void query_task(void *context, long task) {
+  const attention_args *a = context;
+  const long panel = a->panels - 1 - task % a->panels, head = task / a->panels;
+  part w = {.b = head / a->H, .h = head % a->H, .panel = panel, .key_end = a->T, .dq = a->dq};
+  w.h_end = w.h + 1, w.panel_end = panel + 1;
+  backward(a, &w);
+}
+
+/* Gradients of one tile of keys and values. */
+static void key_task(void *context, long task) {
+  const attention_args *a = context;
+  const long tile = task % a->tiles, head = task / a->tiles, kv = head % a->KV;
+  part w = {.b = head / a->KV, .key = tile * KEYS, .panel_end = a->panels, .dk = a->dk};
+  w.dv = a->dv, w.key_end = min_long(a->T, w.key + KEYS);
+  if (a->causal) w.panel = w.key / PANEL;
+  set_heads(a, kv, &w);
+  clear(a, w.dk, w.b, kv, w.key, w.key_end);
+  clear(a, w.dv, w.b, kv, w.key, w.key_end);
+  backward(a, &w);
+}
+
+static void set_sizes(attention_args *a, uint64_t B, uint64_t T, uint64_t H, uint64_t KV,
+                      uint64_t features, uint64_t group, uint64_t shift, int causal) {
+  a->B = (long)B, a->T = (long)T, a->H = (long)H, a->KV = (long)KV;
+  a->features = (long)features, a->group = (long)group, a->shift = (long)shift;
+  a->causal = causal;
+  a->scale = (float)(1 / sqrt((double)features));
+  a->panels = ceil_div(a->T, PANEL);
+  a->tiles = ceil_div(a->T, KEYS);
 }
 
 /* The output o and lse(B,T,H), the logarithm of each query's sum of exp(score); either may be left
@@ -90,10 +405,9 @@ static void backward_task(void *context, long task) {
 RM_API void rm_attention(const float *q, const float *k, const float *v, float *o, float *lse,
                          uint64_t B, uint64_t T, uint64_t H, uint64_t KV, uint64_t features,
                          uint64_t group, uint64_t shift, int causal) {
-  attention_args a = {.q = q, .k = k, .v = v, .out = o, .statistics = lse, .causal = causal};
-  a.B = (long)B, a.T = (long)T, a.H = (long)H, a.KV = (long)KV;
-  a.features = (long)features, a.group = (long)group, a.shift = (long)shift;
-  rm_parallel(a.B * a.H, forward_task, &a);
+  attention_args a = {.q = q, .k = k, .v = v, .out = o, .statistics = lse};
+  set_sizes(&a, B, T, H, KV, features, group, shift, causal);
+  rm_parallel(a.B * a.H * a.panels, forward_task, &a);
 }
 
 /* Gradients of q, k and v, any of which may be left out, from that of o and the forward pass's o
@@ -102,9 +416,17 @@ RM_API void rm_attention_grad(const float *d_out, const float *q, const float *k
                               const float *o, const float *lse, float *dq, float *dk, float *dv,
                               uint64_t B, uint64_t T, uint64_t H, uint64_t KV, uint64_t features,
                               uint64_t group, uint64_t shift, int causal) {
-  attention_args a = {.q = q, .k = k, .v = v, .o = o, .lse = lse, .d_out = d_out, .dq = dq,
-                      .dk = dk, .dv = dv, .causal = causal};
-  a.B = (long)B, a.T = (long)T, a.H = (long)H, a.KV = (long)KV;
-  a.features = (long)features, a.group = (long)group, a.shift = (long)shift;
-  rm_parallel(a.B * a.KV, backward_task, &a);
+  attention_args a = {.q = q, .k = k, .v = v, .o = o, .lse = lse, .d_out = d_out};
+  a.dq = dq, a.dk = dk, a.dv = dv;
+  set_sizes(&a, B, T, H, KV, features, group, shift, causal);
+  /* One pass needs five products, and a task for each key-value head; two passes need seven, and
+   * can be cut finely. Sums run in the same order either way. */
+  const long heads = a.B * a.KV, threads = rm_threads();
+  const int few = 7 * heads < 5 * ceil_div(heads, threads) * threads;
+  if (dq != NULL && (dk != NULL || dv != NULL) && !few) {
+    rm_parallel(heads, whole_task, &a);
+    return;
+  }
+  if (dq != NULL) rm_parallel(a.B * a.H * a.panels, query_task, &a);
+  if (dk != NULL || dv != NULL) rm_parallel(heads * a.tiles, key_task, &a);
 }

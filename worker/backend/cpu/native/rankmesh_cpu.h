@@ -112,14 +112,23 @@ RM_INLINE vf vmax(vf a, vf b) {
 #endif
 #if VL == 16
 #define LANES_SWAPPED 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14
+#define LANES_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define LANES_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
 #elif VL == 8
 #define LANES_SWAPPED 1, 0, 3, 2, 5, 4, 7, 6
+#define LANES_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define LANES_HIGH 4, 12, 5, 13, 6, 14, 7, 15
 #else
 #define LANES_SWAPPED 1, 0, 3, 2
+#define LANES_LOW 0, 4, 1, 5
+#define LANES_HIGH 2, 6, 3, 7
 #endif
 
 /* Every two neighbouring lanes exchanged. */
 RM_INLINE vf vswap_pairs(vf x) { return VSHUFFLE(x, x, LANES_SWAPPED); }
+/* The lower, or the upper, halves of a and b, lanes in turns. */
+RM_INLINE vf vinterleave_low(vf a, vf b) { return VSHUFFLE(a, b, LANES_LOW); }
+RM_INLINE vf vinterleave_high(vf a, vf b) { return VSHUFFLE(a, b, LANES_HIGH); }
 
 RM_INLINE long min_long(long a, long b) { return a < b ? a : b; }
 RM_INLINE long max_long(long a, long b) { return a > b ? a : b; }

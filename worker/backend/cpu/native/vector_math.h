@@ -57,6 +57,27 @@ RM_INLINE vf vexp_down(vf x) {
   return p * vpower2((vi)shifted - 0x4b400000);
 }
 
+/* log(x) for normal positive x. NaN stays NaN. Coefficients from Cephes (logf). */
+RM_INLINE vf vlog(vf x) {
+  /* x = 2^e m, m from sqrt(1/2) to sqrt(2). */
+  const vi high = (((vi)x & 0x007fffff) | 0x3f000000) < 0x3f3504f3;
+  vi e = ((vi)x >> 23) - 126 + high;
+  const vf half = (vf)(((vi)x & 0x007fffff) | 0x3f000000);
+  const vf m = half + vselect(high, half, (vf){0}) - 1.0f;
+  const vf z = m * m, n = __builtin_convertvector(e, vf);
+  vf p = vset(7.0376836292e-2f);
+  p = p * m - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  p = p * m * z - 2.12194440e-4f * n - 0.5f * z;
+  return vselect(x != x, x, m + p + 0.693359375f * n);
+}
+
 RM_INLINE vf vsigmoid(vf x) { return 1.0f / (1.0f + vexp(-x)); }
 
 /* Derivative of the sigmoid, without the cancellation of s (1 - s) at large |x|. */
