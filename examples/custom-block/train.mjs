@@ -11,7 +11,7 @@ import Net, { SIZES } from "./model.mjs";
 const BATCH = 8;
 const STEPS = Number(process.env.STEPS ?? 100);
 
-// Ctrl+C aborts what waits for the coordinator; so does the end of ten minutes.
+// Ctrl+C aborts what waits for the coordinator; so do batches that fail, and the end of ten minutes.
 const interrupt = new AbortController();
 process.once("SIGINT", () => interrupt.abort(new Error("interrupted")));
 const signal = AbortSignal.any([interrupt.signal, AbortSignal.timeout(600_000)]);
@@ -34,7 +34,7 @@ try {
     { signal, deadlineMs: 5_000 },
   );
   const pushed = job.pushBatches(batches(text), { signal });
-  pushed.catch(() => {}); // told below, or by the job's own end
+  pushed.catch((error) => interrupt.abort(error)); // a job without batches would wait for them
   for await (const event of job.events({ signal })) {
     switch (event.kind) {
       case "step":
