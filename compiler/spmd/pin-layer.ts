@@ -15,7 +15,8 @@ export interface PinContext {
   readonly request: CompileRequest;
   readonly training: TrainingGraph;
   readonly faults: Fault[];
-  readonly notes: string[];
+  /** Why something was left whole, to the layers that it befell. */
+  readonly leftWhole: Map<string, string[]>;
   readonly axis: number;
   /** What is pinned so far. */
   readonly pins: ReadonlyMap<number, Placement>;
@@ -55,7 +56,7 @@ export function pinLayer(context: PinContext, layer: PlannedLayer, matched: Matc
       faults.push({ path, message: `${style.name} "${layer.path}": ${problem}` });
       return;
     }
-    context.notes.push(`"${layer.path}" is left whole: ${problem}`);
+    noteLeftWhole(problem);
   }
   const used = problem === undefined ? wanted : whole;
   layer.weights.forEach((weight) => {
@@ -92,6 +93,12 @@ export function pinLayer(context: PinContext, layer: PlannedLayer, matched: Matc
     if (unit === undefined || length % (unit.size * size) === 0) return undefined;
     const count = length / unit.size;
     return `${count} ${unit.name} of ${unit.size} features are not divisible by ${size} ranks; use ${divisors(count)} ranks, ${count < size ? "" : `a multiple of ${size} ${unit.name}, `}or style "replicate" for layers whose heads can't be split`;
+  }
+
+  function noteLeftWhole(reason: string): void {
+    const layers = context.leftWhole.get(reason);
+    if (layers === undefined) context.leftWhole.set(reason, [layer.path]);
+    else layers.push(layer.path);
   }
 
   /** A parameter that two layers share must lie as both want it. */
@@ -136,9 +143,12 @@ export function pinLayer(context: PinContext, layer: PlannedLayer, matched: Matc
           )
         : 1;
     if (length % (size * batchParts) === 0) return placement;
-    const message = `${what} of "${layer.path}": dim ${dim} of [${shape.join(", ")}] is not divisible by ${size * batchParts} ranks`;
-    if (style.optional) context.notes.push(`${message}; it is left whole`);
-    else faults.push({ path, message: `${message}; use ${divisors(length)} ranks` });
+    const problem = `dim ${dim} of [${shape.join(", ")}] is not divisible by ${size * batchParts} ranks`;
+    if (style.optional) noteLeftWhole(`${what}: ${problem}`);
+    else {
+      const message = `${what} of "${layer.path}": ${problem}; use ${divisors(length)} ranks`;
+      faults.push({ path, message });
+    }
     return undefined;
   }
 }

@@ -54,6 +54,7 @@ export function pinAxes(
     const pins = fixed[a] ?? new Map<number, Placement>();
     const size = axisSize(mesh, a);
     const owners: PinContext["owners"] = new Map();
+    const leftWhole: PinContext["leftWhole"] = new Map();
     const pin = (value: number | undefined, placement: Placement): void => {
       if (value !== undefined) pins.set(value, size === 1 ? "R" : placement);
     };
@@ -68,8 +69,16 @@ export function pinAxes(
       const matched = styles[a]?.get(layer.path);
       const followsInput = follows[a];
       if (matched !== undefined)
-        pinLayer({ request, training, faults, notes, axis: a, pins, pin, owners }, layer, matched);
+        pinLayer(
+          { request, training, faults, leftWhole, axis: a, pins, pin, owners },
+          layer,
+          matched,
+        );
       else for (const call of layer.calls) followsInput?.set(call.product, call.input);
+    }
+    for (const [reason, [first, ...others]] of leftWhole) {
+      const more = others.length === 0 ? "" : ` and ${others.length} more layers`;
+      notes.push(`"${first}"${more} left whole on ${mesh.axes[a]?.name}: ${reason}`);
     }
     for (const parameter of training.parameters) {
       const compute = pins.get(parameter.leaf) ?? "R";

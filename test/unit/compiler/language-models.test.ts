@@ -159,9 +159,11 @@ describe("faults of a language model's plan", () => {
   it("are notes where only the default plan splits what does not divide", () => {
     const request = requestOf({ graph: llama({ vocab: 11 }, 7), tp: 2, loss: "cross_entropy" });
     const { notes } = compile(request);
-    expect(notes.join("\n")).to.match(/"tok_embeddings" is left whole: 11 rows of the vocabulary/);
-    expect(notes.join("\n")).to.match(/"output" is left whole: 11 out-features/);
-    expect(notes.join("\n")).to.match(/dim 1 of \[6, 7, 16\] is not divisible by 2 ranks/);
+    expect(notes).to.deep.equal([
+      '"tok_embeddings" left whole on tensorParallel: 11 rows of the vocabulary are not divisible by 2 ranks; use 1 or 11 ranks, or a multiple of 2',
+      '"tok_embeddings" and 9 more layers left whole on tensorParallel: output: dim 1 of [6, 7, 16] is not divisible by 2 ranks',
+      '"output" left whole on tensorParallel: 11 out-features are not divisible by 2 ranks; use 1 or 11 ranks, or a multiple of 2',
+    ]);
   });
 
   it("name the sequence length where sequence parallelism was asked for", () => {
