@@ -4,6 +4,7 @@ import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
 import type { JobSpec } from "../../shared/job/job-spec.ts";
 import { quote } from "../../shared/quote.ts";
 import type { PathPolicy, ResolvedPath } from "../data/paths.ts";
+import { inFolder } from "./hugging-face-checkpoint.ts";
 
 /**
  * The folder that a job exports its model to; undefined where it wants none, or with faults. It is neither that of the checkpoint
@@ -52,7 +53,7 @@ async function isSourceFolder(
 ): Promise<boolean> {
   if (!("huggingFace" in model)) return false;
   const source = await policy
-    .input(join(model.huggingFace.path, "config.json"), folder.field)
+    .input(inFolder(model.huggingFace.path, "config.json"), folder.field)
     .catch(() => undefined);
   const target = await realpath(join(folder.real, "config.json")).catch(() => undefined);
   return source !== undefined && source.real === target;

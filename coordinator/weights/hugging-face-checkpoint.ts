@@ -1,5 +1,4 @@
 import { open } from "node:fs/promises";
-import { join } from "node:path";
 import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
 import {
   type HuggingFaceConfig,
@@ -43,12 +42,18 @@ export async function readHuggingFaceModel(given: string, policy: PathPolicy): P
   return (await readHuggingFaceConfig(given, policy)).model;
 }
 
+/** Path of a file in a checkpoint's folder. Not normalised: a policy must see what is in the way there. */
+export function inFolder(given: string, name: string): string {
+  // An empty path names no folder, and is a fault like any other path's.
+  return given === "" ? "" : `${given.replace(/\/+$/, "")}/${name}`;
+}
+
 /** As `readHuggingFaceModel`, with what else is kept when the model is exported. */
 export async function readHuggingFaceConfig(
   given: string,
   policy: PathPolicy,
 ): Promise<HuggingFaceConfig> {
-  const path = await policy.input(join(given, CONFIG), FIELD);
+  const path = await policy.input(inFolder(given, CONFIG), FIELD);
   return at(FIELD, [], async () => parseHuggingFaceConfig(await readJson(path), path.given));
 }
 
@@ -115,9 +120,9 @@ interface Shards {
 async function openShards(given: string, policy: PathPolicy): Promise<Shards> {
   let single: ResolvedPath;
   try {
-    single = await policy.input(join(given, WEIGHTS), FIELD);
+    single = await policy.input(inFolder(given, WEIGHTS), FIELD);
   } catch (error) {
-    const index = await policy.input(join(given, INDEX), FIELD).catch(() => undefined);
+    const index = await policy.input(inFolder(given, INDEX), FIELD).catch(() => undefined);
     if (index !== undefined) return openIndexed(given, index, policy);
     if (!(error instanceof InvalidArgumentError)) throw error;
     const message = `${error.faults.map((fault) => fault.message).join("; ")}, and no ${INDEX} either; a checkpoint has one of them (pickled weights, *.bin and *.pth, are not read: convert them to safetensors)`;
@@ -141,7 +146,7 @@ async function openIndexed(
   const faults: Fault[] = [];
   for (const name of new Set(fileOf.values())) {
     try {
-      const path = await policy.input(join(given, name), FIELD);
+      const path = await policy.input(inFolder(given, name), FIELD);
       files.set(name, await openFile(path));
     } catch (error) {
       if (!(error instanceof InvalidArgumentError)) {
@@ -158,7 +163,7 @@ async function openIndexed(
     const tensor = file?.header.tensors.get(tensorName);
     if (file !== undefined && tensor !== undefined) tensors.set(tensorName, { file, tensor });
     else if (file !== undefined) {
-      const message = `${join(given, name)}: has no tensor ${quote(tensorName)}, which ${INDEX} says is there`;
+      const message = `${inFolder(given, name)}: has no tensor ${quote(tensorName)}, which ${INDEX} says is there`;
       faults.push({ path: FIELD, message });
     }
   }
@@ -167,7 +172,7 @@ async function openIndexed(
       if (fileOf.get(tensorName) === name) continue;
       const elsewhere = fileOf.get(tensorName);
       const said = elsewhere === undefined ? "does not name" : `says is in ${elsewhere}`;
-      const message = `${join(given, name)}: has tensor ${quote(tensorName)}, which ${INDEX} ${said}`;
+      const message = `${inFolder(given, name)}: has tensor ${quote(tensorName)}, which ${INDEX} ${said}`;
       faults.push({ path: FIELD, message });
     }
   }
@@ -213,7 +218,7 @@ function tensorFaults(given: string, model: LlamaModel, shards: Shards): Fault[]
 
 function fileName(given: string, { files, contents }: Shards, { file }: SourceTensor): string {
   for (const [name, other] of files)
-    if (other === file && name !== contents) return join(given, name);
+    if (other === file && name !== contents) return inFolder(given, name);
   return contents;
 }
 

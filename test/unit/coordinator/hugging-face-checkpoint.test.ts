@@ -146,7 +146,10 @@ describe("a Hugging Face checkpoint", () => {
         const policy = insideRoot(root);
         expect(await readHuggingFaceModel("inside", policy)).to.deep.equal(FIXTURE_MODEL);
         await (await HuggingFaceCheckpoint.open("inside", policy)).close();
-        for (const given of ["outside", outside, "../x"]) {
+        expect(await readHuggingFaceModel("blobs//", policy)).to.deep.equal(FIXTURE_MODEL);
+        const empty = await caught(readHuggingFaceModel("", policy));
+        expect(empty.message).to.equal('model.huggingFace.path: "": is empty');
+        for (const given of ["outside", outside, "../x", "x/../inside"]) {
           const error = await caught(HuggingFaceCheckpoint.open(given, policy));
           expect(error).to.be.instanceOf(InvalidArgumentError);
           expect(error.message).to.match(/lies outside the data root|must not have "\.\."/);
