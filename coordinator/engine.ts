@@ -17,6 +17,7 @@ import { memoryBill } from "./gang/memory-bill.ts";
 import {
   fits,
   leastSizes,
+  memoryOf,
   type Placement,
   type Scheduled,
   schedule,
@@ -355,7 +356,8 @@ export class Engine {
     workers.forEach((worker, rank) => {
       this.workers.assign(worker.name, { jobId: job.jobId, generation, rank });
     });
-    const plan = job.plan(placement.sizes);
+    // What it was placed with, so that it is the plan it was placed by.
+    const plan = job.plan(placement.sizes, placement.peakBytes);
     job.notes = plan.notes;
     const gang = new Gang({
       jobId: job.jobId,
@@ -572,7 +574,7 @@ export class Engine {
     const sizes = sizesFor(job.mesh, registered.length) ?? leastSizes(job.mesh);
     let plan: JobPlan;
     try {
-      plan = job.plan(sizes);
+      plan = job.plan(sizes, memoryOf(registered, 1));
     } catch (error) {
       // At the sizes that it will start with it may well compile; if not, that is its error then.
       if (error instanceof InvalidArgumentError) return;

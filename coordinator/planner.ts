@@ -25,6 +25,12 @@ export interface JobPlan {
 
 /**
  * Compiles a job for a mesh. Pure.
+ * @param memoryBytes that a rank may take, where that is known: what a job leaves to it (`recompute: auto`) follows
  * @throws InvalidArgumentError with every fault of the job at these sizes
  */
-export type Planner = (spec: JobSpec, sizes: MeshSizes, facts: ModelFacts) => JobPlan;
+export type Planner = (
+  spec: JobSpec,
+  sizes: MeshSizes,
+  facts: ModelFacts,
+  memoryBytes?: number,
+) => JobPlan;

@@ -17,10 +17,10 @@ export interface Demand {
   readonly mesh: MeshSpec;
   readonly allowMixedBackends: boolean;
   /**
-   * Exact peak bytes of a rank at these sizes.
+   * Exact peak bytes of a rank at these sizes; a job may need less where no more than `memoryBytes` is there.
    * @throws InvalidArgumentError when the job does not compile at them
    */
-  peakBytes(sizes: MeshSizes): number;
+  peakBytes(sizes: MeshSizes, memoryBytes?: number): number;
 }
 
 /** Where a job runs, or why it doesn't yet, or why it never can. */
@@ -124,7 +124,7 @@ function placeGang(
       const sizes = sizesFor(job.mesh, members.length);
       if (sizes === undefined) break;
       const need = sizes.dataParallel * sizes.tensorParallel;
-      const peakBytes = job.peakBytes(sizes);
+      const peakBytes = job.peakBytes(sizes, memoryOf(members, need));
       const fit = members.filter((worker) => fits(peakBytes, worker));
       if (fit.length >= need) {
         return {
@@ -167,6 +167,14 @@ export function sizesFor(mesh: MeshSpec, workers: number): MeshSizes | undefined
 export function leastSizes(mesh: MeshSpec): MeshSizes {
   const least = (size: AxisSize): number => (size === "auto" ? 1 : size);
   return { dataParallel: least(mesh.dataParallel), tensorParallel: least(mesh.tensorParallel) };
+}
+
+/** The most that each of `ranks` of these workers has; 0 stands for no limit. */
+export function memoryOf(workers: readonly SchedulableWorker[], ranks: number): number {
+  const limits = workers.map(
+    ({ memoryLimitBytes }) => memoryLimitBytes || Number.POSITIVE_INFINITY,
+  );
+  return limits.sort((a, b) => (a > b ? -1 : a < b ? 1 : 0))[ranks - 1] ?? 0;
 }
 
 export function fits(peakBytes: number, worker: SchedulableWorker): boolean {

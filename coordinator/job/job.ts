@@ -96,14 +96,24 @@ export class Job implements Demand {
     return isTerminal(this.machine.phase);
   }
 
-  /** The job compiled for these sizes; kept until the job ends. @throws InvalidArgumentError with its faults there */
-  plan(sizes: MeshSizes): JobPlan {
-    const key = sizesKey(sizes);
+  /**
+   * The job compiled for these sizes; kept until the job ends. Where the job leaves it to the memory of a rank whether
+   * activations are kept, they are unless that needs more than `memoryBytes`.
+   * @throws InvalidArgumentError with its faults there
+   */
+  plan(sizes: MeshSizes, memoryBytes = Number.POSITIVE_INFINITY): JobPlan {
+    const kept = this.#planned(sizesKey(sizes), sizes);
+    const fits = kept.program.arenaBytes <= memoryBytes;
+    if (fits || this.spec.recompute !== "auto") return kept;
+    return this.#planned(`${sizesKey(sizes)} recomputed`, sizes, memoryBytes);
+  }
+
+  #planned(key: string, sizes: MeshSizes, memoryBytes?: number): JobPlan {
     let known = this.#plans.get(key);
     if (known === undefined) {
       try {
         const { planner, checked } = this.#options;
-        known = { plan: planner(this.spec, sizes, checked.facts) };
+        known = { plan: planner(this.spec, sizes, checked.facts, memoryBytes) };
       } catch (error) {
         known = { error };
       }
@@ -113,8 +123,8 @@ export class Job implements Demand {
     return known.plan;
   }
 
-  peakBytes(sizes: MeshSizes): number {
-    return this.plan(sizes).program.arenaBytes;
+  peakBytes(sizes: MeshSizes, memoryBytes?: number): number {
+    return this.plan(sizes, memoryBytes).program.arenaBytes;
   }
 
   /** Takes one input now, does what follows from it, and wakes whoever waits for events. */
