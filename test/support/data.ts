@@ -46,3 +46,7 @@ export function counting(shape: readonly number[], offset = 0): TestTensor {
 export function floats(bytes: Uint8Array): number[] {
   return [...new Float32Array(bytes.slice().buffer)];
 }
+
+export function integers(bytes: Uint8Array): number[] {
+  return [...new Int32Array(bytes.slice().buffer)];
+}

@@ -1,14 +1,25 @@
 import { truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "chai";
-import { dataInputs } from "../../../coordinator/data/data-source.ts";
+import { type DataInput, dataInputs } from "../../../coordinator/data/data-source.ts";
 import { anyPath } from "../../../coordinator/data/paths.ts";
 import { randomSource } from "../../../coordinator/data/random-source.ts";
-import { openSafetensorsSource } from "../../../coordinator/data/safetensors-source.ts";
+import {
+  openSafetensorsSource,
+  safetensorsSequenceLength,
+} from "../../../coordinator/data/safetensors-source.ts";
 import { DataLossError, InvalidArgumentError } from "../../../shared/errors.ts";
 import { fillStandardNormals } from "../../../shared/random/normal.ts";
+import { PhiloxStream } from "../../../shared/random/philox.ts";
 import { caught } from "../../support/caught.ts";
-import { counting, floats, type TestTensor, withFolder, writeTensors } from "../../support/data.ts";
+import {
+  counting,
+  floats,
+  integers,
+  type TestTensor,
+  withFolder,
+  writeTensors,
+} from "../../support/data.ts";
 import { fixturePath } from "../../support/fixtures.ts";
 
 const X = { name: "x", dtype: "float32", dims: [3] } as const;
@@ -54,7 +65,63 @@ describe("random data", () => {
   });
 });
 
-async function open(folder: string, tensors: Record<string, TestTensor>, inputs = [X, Y]) {
+describe("random tokens", () => {
+  const row = (name: string, dims: readonly number[], ids: number) =>
+    ({ name, dtype: "int32", dims, ids }) as const;
+  const SEQUENCE = [row("tokens", [5], 11), row("targets", [5], 11)];
+
+  it("are rows of one token more than a sequence has: the targets are one token later", async () => {
+    const source = randomSource({ length: 4, seed: 3, seqLen: 5 }, SEQUENCE);
+    const stream = new PhiloxStream(3, "tokens");
+    const id = (g: number): number => Math.floor((stream.word(g) / 2 ** 32) * 11);
+    const at = (start: number): number[] => [0, 1, 2, 3, 4].map((i) => id(start + i));
+    expect(integers(await source.readRows(0, [2, 0]))).to.deep.equal([...at(12), ...at(0)]);
+    expect(integers(await source.readRows(1, [2, 3]))).to.deep.equal([...at(13), ...at(19)]);
+  });
+
+  it("choose from all ids and no others", async () => {
+    const source = randomSource({ length: 400, seed: 0 }, SEQUENCE);
+    const rows = Array.from({ length: 400 }, (_, i) => i);
+    const seen = new Set(integers(await source.readRows(0, rows)));
+    expect([...seen].sort((a, b) => a - b)).to.deep.equal([...Array(11).keys()]);
+  });
+
+  it("are classes for a target that is one number a row, drawn beside the floats", async () => {
+    const inputs = [X, row("targets", [], 3)];
+    const source = randomSource({ length: 50, seed: 5 }, inputs);
+    const stream = new PhiloxStream(5, "targets");
+    const rows = Array.from({ length: 50 }, (_, i) => i);
+    expect(integers(await source.readRows(1, rows))).to.deep.equal(
+      rows.map((g) => Math.floor((stream.word(g) / 2 ** 32) * 3)),
+    );
+  });
+
+  it("are refused in sequences of another length, and for a model that takes none", () => {
+    const faults = (seqLen: number, inputs: readonly DataInput[]): string => {
+      try {
+        randomSource({ length: 2, seed: 0, seqLen }, inputs, "eval.data.random");
+      } catch (error) {
+        return String(error);
+      }
+      return "";
+    };
+    expect(faults(6, SEQUENCE)).to.equal(
+      [
+        `InvalidArgumentError: eval.data.random.seqLen: is 6; the job's input "tokens" is [rows, 5] int32`,
+        `eval.data.random.seqLen: is 6; the job's input "targets" is [rows, 5] int32`,
+      ].join("\n"),
+    );
+    expect(faults(6, [X])).to.equal(
+      'InvalidArgumentError: eval.data.random.seqLen: is 6, but the job takes no sequences: "x" [rows, 3] float32; leave it out',
+    );
+  });
+});
+
+async function open(
+  folder: string,
+  tensors: Record<string, TestTensor>,
+  inputs: readonly DataInput[] = [X, Y],
+) {
   await writeTensors(join(folder, "d.safetensors"), tensors);
   return openSafetensorsSource(
     await anyPath(folder).input("d.safetensors", "data.safetensors.path"),
@@ -85,6 +152,70 @@ describe("data of a safetensors file", () => {
       const bytes = await source.readRows(0, [3, 0]);
       expect([...new Int32Array(bytes.slice().buffer)]).to.deep.equal([-6, 9]);
       await source.close();
+    }));
+
+  it("is refused for an id that the model does not know, naming tensor, row and position", () =>
+    withFolder(async (folder) => {
+      const values = Int32Array.from({ length: 3 * 4 }, (_, i) => i % 9);
+      values[9] = -1;
+      const tensors = {
+        tokens: { shape: [3, 4], values },
+        targets: { shape: [3], values: Int32Array.of(0, 2, 3) },
+      };
+      const inputs = [
+        { name: "tokens", dtype: "int32", dims: [4], ids: 9 },
+        { name: "targets", dtype: "int32", dims: [], ids: 3 },
+      ] as const;
+      const source = await open(folder, tensors, inputs);
+      const message =
+        'data.safetensors.path: d.safetensors: tensor "tokens", row 2, position 1: id -1 is outside the model\'s vocabulary of 9';
+      expect((await caught(source.scan?.() ?? Promise.resolve())).message).to.equal(message);
+      expect((await caught(source.readRows(0, [0, 2]))).message).to.equal(message);
+      expect(integers(await source.readRows(0, [1]))).to.deep.equal([4, 5, 6, 7]);
+      expect((await caught(source.readRows(1, [0, 1, 2]))).message).to.equal(
+        'data.safetensors.path: d.safetensors: tensor "targets", row 2: id 3 is outside the model\'s 3 classes',
+      );
+      await source.close();
+    }));
+
+  it("finds such an id past the first piece that it reads", () =>
+    withFolder(async (folder) => {
+      const values = new Int32Array(600 * 1000);
+      values[500_500] = 7;
+      const inputs = [{ name: "tokens", dtype: "int32", dims: [1000], ids: 7 }] as const;
+      const source = await open(folder, { tokens: { shape: [600, 1000], values } }, inputs);
+      expect((await caught(source.scan?.() ?? Promise.resolve())).message).to.contain(
+        "row 500, position 500: id 7 is outside the model's vocabulary of 7",
+      );
+      await source.close();
+    }));
+
+  it("tells the length of its sequences from its header", () =>
+    withFolder(async (folder) => {
+      const path = async () => anyPath(folder).input("d.safetensors", "data.safetensors.path");
+      const length = async (tensors: Record<string, TestTensor>): Promise<number> => {
+        await writeTensors(join(folder, "d.safetensors"), tensors);
+        return safetensorsSequenceLength(await path());
+      };
+      const of = (...shape: number[]): TestTensor => {
+        return { shape, values: new Int32Array(shape.reduce((a, b) => a * b, 1)) };
+      };
+      expect(await length({ tokens: of(3, 16) })).to.equal(16);
+      for (const [tensors, message] of [
+        [{ tokens: of(3) }, 'tensor "tokens" is [3] I32; the model takes [rows, seqLen] int32'],
+        [
+          { tokens: counting([3, 4]) },
+          'tensor "tokens" is [3, 4] F32; the model takes [rows, seqLen] int32',
+        ],
+        [
+          { token: of(3, 4) },
+          'has no tensor "tokens" for the job\'s input of that name, [rows, seqLen] int32; did you mean "token"?',
+        ],
+      ] as const) {
+        expect((await caught(length(tensors))).message).to.equal(
+          `data.safetensors.path: d.safetensors: ${message}`,
+        );
+      }
     }));
 
   it("reads the reference's data", async () => {

@@ -26,6 +26,13 @@ function batch(mark: number): PushedTensor[] {
   ];
 }
 
+/** As a decoded message has it: at any address of a larger block. */
+function tensor(name: string, dims: number[], values: Int32Array): PushedTensor {
+  const bytes = new Uint8Array(values.buffer);
+  const block = Buffer.concat([Buffer.of(0), bytes]);
+  return { name, dtype: "int32", dims, data: block.subarray(1) };
+}
+
 async function markOf(source: StreamSource, step: number): Promise<number | undefined> {
   const [x] = await source.takeBatch(step, GO);
   return x?.[0];
@@ -53,6 +60,36 @@ describe("a stream of batches", () => {
     expect(source.numPushed).to.equal(3);
     for (const step of [1, 2, 3]) expect(await markOf(source, step)).to.equal(step + 1);
     await pushes[3];
+  });
+
+  it("refuses ids that the model does not know, naming batch, row and position", async () => {
+    const inputs = [
+      { name: "tokens", dtype: "int32", dims: [4], ids: 9 },
+      { name: "targets", dtype: "int32", dims: [], ids: 3 },
+    ] as const;
+    const source = new StreamSource(inputs, OPTIONS);
+    const sequences = (tokens: Int32Array, targets: Int32Array): PushedTensor[] => [
+      tensor("tokens", [3, 4], tokens),
+      tensor("targets", [3], targets),
+    ];
+    const good = sequences(new Int32Array(12).fill(8), Int32Array.of(0, 1, 2));
+    await source.push(good, GO);
+    const wrong = new Int32Array(12);
+    wrong[6] = 9;
+    const error = await caught(source.push(sequences(wrong, Int32Array.of(0, -1, 3)), GO));
+    expect((error as InvalidArgumentError).faults).to.deep.equal([
+      {
+        path: "tensors[0].data",
+        message: `batch 1, row 1, position 2 of input "tokens": id 9 is outside the model's vocabulary of 9`,
+      },
+      {
+        path: "tensors[1].data",
+        message: `batch 1, row 1 of input "targets": id -1 is outside the model's 3 classes`,
+      },
+    ]);
+    // Nothing of it was taken.
+    await source.push(good, GO);
+    expect(source.numPushed).to.equal(2);
   });
 
   it("leaves no gap where a waiting push is cancelled", async () => {
