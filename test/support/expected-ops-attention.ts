@@ -25,7 +25,8 @@ const rope: Expected = (o) => {
     range(B * T * F).map((at) => {
       const [t, feature] = [Math.floor(at / F) % T, at % F];
       const pair = Math.floor((feature % headDim) / 2);
-      const turn = angle(partIndex(o, "sequenceAxes") * T + t, pair, o) * (inverse === 1 ? -1 : 1);
+      const first = o.attrs["fromStep"] === 1 ? o.scalars.step : partIndex(o, "sequenceAxes") * T;
+      const turn = angle(first + t, pair, o) * (inverse === 1 ? -1 : 1);
       const [cos, sin] = [Math.fround(Math.cos(turn)), Math.fround(Math.sin(turn))];
       const x = get(o.inputs[0], at);
       return feature % 2 === 0

@@ -3,6 +3,7 @@
 import type { StepScalars } from "../../shared/optimizer/step-scalars.ts";
 import { type Expected, get, map, type OpOperands, product, range, sum } from "./expected-math.ts";
 import { ATTENTION_EXPECTED } from "./expected-ops-attention.ts";
+import { DECODE_EXPECTED } from "./expected-ops-decode.ts";
 import { MODEL_EXPECTED } from "./expected-ops-model.ts";
 
 /** Complementary error function by Simpson's rule on its integral: slow, and independent of any series. */
@@ -232,4 +233,5 @@ export const EXPECTED: Readonly<Record<string, Expected>> = {
   },
   ...MODEL_EXPECTED,
   ...ATTENTION_EXPECTED,
+  ...DECODE_EXPECTED,
 };

@@ -16,6 +16,7 @@ import {
   UPDATE,
 } from "./op-case-tensors.ts";
 import { ATTENTION_CASES, LARGE_ATTENTION_CASES } from "./op-cases-attention.ts";
+import { DECODE_CASES, LARGE_DECODE_CASES } from "./op-cases-decode.ts";
 import { LARGE_MODEL_CASES, MODEL_CASES } from "./op-cases-model.ts";
 
 const PRODUCTS: readonly (readonly [M: number, O: number, I: number])[] = [
@@ -528,6 +529,7 @@ export const OP_CASES: readonly OpCase[] = [
   ...fromFactors,
   ...MODEL_CASES,
   ...ATTENTION_CASES,
+  ...DECODE_CASES,
 ];
 
 /** Long enough that several threads share the work. Outputs must be the same bits for any number of them. */
@@ -649,4 +651,5 @@ export const LARGE_CASES: readonly OpCase[] = [
   },
   ...LARGE_MODEL_CASES,
   ...LARGE_ATTENTION_CASES,
+  ...LARGE_DECODE_CASES,
 ];

@@ -5,6 +5,7 @@ import { dtypeBytes } from "../../../shared/program/program.ts";
 import { elementCount } from "../arena-layout.ts";
 import { ATTENTION_BINDERS } from "./bind-attention.ts";
 import { CROSS_ENTROPY_BINDERS } from "./bind-cross-entropy.ts";
+import { DECODE_BINDERS } from "./bind-decode.ts";
 import { DROPOUT_BINDERS } from "./bind-dropout.ts";
 import { EMBEDDING_BINDERS } from "./bind-embedding.ts";
 import { NORM_BINDERS } from "./bind-norm.ts";
@@ -401,6 +402,7 @@ const BINDERS: ReadonlyMap<string, Binder> = new Map<string, Binder>([
   ...VIEW_BINDERS,
   ...ATTENTION_BINDERS,
   ...CROSS_ENTROPY_BINDERS,
+  ...DECODE_BINDERS,
 ]);
 
 function weightDims(o: Operands, { shape }: Operand): [O: number, I: number] {

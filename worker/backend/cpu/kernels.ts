@@ -120,6 +120,28 @@ export interface Kernels {
     dv: Address,
     ...sizes: HeadSizes
   ): void;
+  attentionCached(
+    q: Address,
+    k: Address,
+    v: Address,
+    keys: Address,
+    values: Address,
+    o: Address,
+    H: number,
+    KV: number,
+    headDim: number,
+    group: number,
+    shift: number,
+    position: number,
+  ): void;
+  sampleToken(
+    z: Address,
+    V: number,
+    temperature: number,
+    topK: number,
+    u: number,
+    id: Address,
+  ): void;
   ceStats(z: Address, t: Address, s: Address, M: number, V: number, first: number): void;
   ceMerge(blocks: Address, s: Address, parts: number, M: number): void;
   ceLoss(s: Address, loss: Address, M: number, count: number): void;
@@ -284,6 +306,8 @@ const SIGNATURES: Readonly<
   rope: ["rm_rope", "aaannnnni"],
   attention: ["rm_attention", "aaaaannnnnnni"],
   attentionGrad: ["rm_attention_grad", "aaaaaaaaannnnnnni"],
+  attentionCached: ["rm_attention_cached", "aaaaaannnnnn"],
+  sampleToken: ["rm_sample_token", "andnda"],
   ceStats: ["rm_ce_stats", "aaannn"],
   ceMerge: ["rm_ce_merge", "aann"],
   ceLoss: ["rm_ce_loss", "aand"],
