@@ -40,7 +40,9 @@ export const addPosition = (x: SymbolicTensor, table: Parameter): SymbolicTensor
 
 /** The same numbers with other dims after the batch; one dim may be -1: what is left over. */
 export function reshape(x: SymbolicTensor, dims: readonly number[]): SymbolicTensor {
-  if (!Array.isArray(dims) || dims.length > 7) {
+  // Whatever a user's JavaScript hands in; a boolean, so that the check does not turn the type into any[].
+  const isList: boolean = Array.isArray(dims);
+  if (!isList || dims.length > 7) {
     throw new InvalidArgumentError(
       `reshape: dims must be a list of at most 7 sizes after the batch, got ${describe(dims)}`,
     );
