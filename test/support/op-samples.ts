@@ -106,6 +106,9 @@ export const SAMPLES: Readonly<Record<string, readonly Sample[]>> = {
       attrs: { hasFactor: 0, hasMomentum: 1 },
     },
   ],
+  sampleToken: [
+    { inputs: [[1, 1, D]], attrs: { temperature: 1, topK: 5, seedLow: 1, seedHigh: 2 } },
+  ],
   ...MODEL_SAMPLES,
   ...ATTENTION_SAMPLES,
 };
