@@ -1,10 +1,12 @@
 import { expect } from "chai";
+import { countRounds, roundAt } from "../../shared/job/rounds.ts";
 import type { Program } from "../../shared/program/program.ts";
 import {
   assignGang,
   readShard,
   startGang,
   tinyBatches,
+  tinyRounds,
   until,
 } from "../support/fake-coordinator.ts";
 import { tinyBatch, tinyLoss, tinyProgram } from "../support/tiny-program.ts";
@@ -54,6 +56,76 @@ describe("worker daemon", () => {
       for (const session of sessions) expect(session.all("failed")).to.deep.equal([]);
     });
   }
+
+  describe("evaluates between steps", () => {
+    const schedule = { steps: 3, evaluateEvery: 2, evaluationBatches: 2 };
+    const rounds = Array.from({ length: countRounds(schedule) }, (_, i) => roundAt(schedule, i));
+
+    for (const [ranks, microbatches] of [
+      [1, 1],
+      [2, 1],
+      [3, 1],
+      [2, 3],
+    ] as const) {
+      it(`on ${ranks} ranks with ${microbatches} microbatches: losses of the weights of then, and no update`, async () => {
+        const { sessions } = await gang(ranks, { batches: () => tinyRounds(rounds) });
+        const program = tinyProgram({ ranks, microbatches, evaluation: true });
+        assignGang(sessions, program, schedule);
+        await startGang(sessions);
+        // With `done` steps the weights have grown by as much; the held-out batch b is that of step 100 + b.
+        const heldOut = (done: number, b: number): number =>
+          tinyLoss(100 + b, ranks, (rank) => startOf(rank) + done - (100 + b));
+        for (const [rank, session] of sessions.entries()) {
+          const finished = await session.next("finished");
+          expect(finished.collectiveBytes).to.equal(
+            ranks > 1 ? 7 * microbatches * (program.collectives[0]?.wireBytes ?? 0) : 0,
+          );
+          expect(session.all("evaluation").map((r) => [r.step, r.batch, r.loss])).to.deep.equal([
+            [1, 0, heldOut(2, 0)],
+            [1, 1, heldOut(2, 1)],
+            [2, 0, heldOut(3, 0)],
+            [2, 1, heldOut(3, 1)],
+          ]);
+          expect(session.all("evaluation").map((r) => r.batchHash)).to.deep.equal(
+            [100, 101, 100, 101].map((step) => tinyBatch(step).hash),
+          );
+          const steps = session.all("step");
+          expect(steps.map((report) => report.step)).to.deep.equal([0, 1, 2]);
+          expect(steps.map((report) => report.loss)).to.deep.equal(
+            [0, 1, 2].map((step) => tinyLoss(step, ranks, startOf)),
+          );
+          expect(await readShard(session, 0, rank)).to.deep.equal(
+            new Array(8).fill(startOf(rank) + 3),
+          );
+        }
+      });
+    }
+
+    it("and refuses a batch to train on where one to evaluate is due", async () => {
+      const wrong = rounds.filter(({ evaluation }) => evaluation !== 1);
+      const { sessions } = await gang(1, {
+        async *batches() {
+          yield* tinyRounds(wrong);
+          await new Promise(() => undefined);
+        },
+      });
+      assignGang(sessions, tinyProgram({ ranks: 1, evaluation: true }), schedule);
+      await startGang(sessions);
+      const failed = await sessions[0]?.next("failed");
+      expect(failed).to.include({ code: "INTERNAL", step: 1 });
+      expect(failed?.message).to.contain(
+        "batch of step 2 came where evaluation after step 1, batch 1 was due",
+      );
+    });
+
+    it("not at all when the program has no evaluation: the assignment is refused", async () => {
+      const { sessions } = await gang(1);
+      assignGang(sessions, tinyProgram({ ranks: 1 }), schedule);
+      const failed = await sessions[0]?.next("failed");
+      expect(failed?.code).to.equal("INVALID_ARGUMENT");
+      expect(failed?.message).to.contain("evaluate_every: is 2, and the program has no evaluation");
+    });
+  });
 
   it("runs accumulation: the body once per microbatch, the epilogue once per step", async () => {
     const { sessions } = await gang(2);

@@ -1,5 +1,6 @@
 import type { ServerDuplexStream, ServerWritableStream } from "@grpc/grpc-js";
 import { type Client, credentials } from "@grpc/grpc-js";
+import type { Round } from "../../shared/job/rounds.ts";
 import type { Program } from "../../shared/program/program.ts";
 import { formatHostPort, parseHostPort } from "../../shared/rpc/address.ts";
 import type { ReadInitialWeightsRequest__Output } from "../../shared/rpc/gen/rankmesh/v1/ReadInitialWeightsRequest.ts";
@@ -101,6 +102,8 @@ export interface GangOptions {
   readonly seed?: number;
   readonly loadWeights?: boolean;
   readonly collectiveTimeoutSeconds?: number;
+  readonly evaluateEvery?: number;
+  readonly evaluationBatches?: number;
 }
 
 /** Sends every session its assignment, in rank order. */
@@ -135,6 +138,8 @@ export function assignRank(
       loadWeights: options.loadWeights ?? false,
       predictedPeakMemoryBytes: program.arenaBytes,
       collectiveTimeoutSeconds: options.collectiveTimeoutSeconds ?? 5,
+      evaluateEvery: options.evaluateEvery ?? 0,
+      evaluationBatches: options.evaluationBatches ?? 0,
     },
   });
 }
@@ -239,6 +244,15 @@ export function* tinyBatches(steps: number, rows?: number): Generator<StreamBatc
       endOfStep: true,
       batchHash: hash,
     };
+  }
+}
+
+/** The batches of these rounds; that of an evaluation's batch b is the tiny batch of step 100 + b. */
+export function* tinyRounds(rounds: readonly Round[]): Generator<StreamBatchesResponse> {
+  for (const { step, evaluation } of rounds) {
+    const { bytes, hash } = tinyBatch(evaluation === undefined ? step : 100 + evaluation);
+    const at = evaluation === undefined ? { step } : { step, evaluation };
+    yield { ...at, input: 0, offsetBytes: 0, data: bytes, endOfStep: true, batchHash: hash };
   }
 }
 

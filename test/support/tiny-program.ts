@@ -16,6 +16,8 @@ export interface TinyOptions {
   readonly rows?: number;
   /** Weight rows of one rank. @default WEIGHT_ROWS */
   readonly weightRows?: number;
+  /** Whether it has a section that gives the loss of a batch without an update. */
+  readonly evaluation?: boolean;
 }
 
 /**
@@ -48,7 +50,9 @@ export function tinyProgram(options: TinyOptions): Program {
         ] as const)
       : []),
   ];
+  const evaluation = { body, epilogue: [], lossSlot: loss };
   return {
+    ...(options.evaluation === true ? { evaluation } : {}),
     formatVersion: 1,
     name: "tiny",
     mesh: { axes: [{ name: "t", size: ranks }] },

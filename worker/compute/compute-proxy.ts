@@ -259,7 +259,7 @@ export class ComputeProxy {
       return;
     }
     const at = {
-      step: this.#control.stepsDone,
+      step: this.#control.step,
       microbatch: this.#control.microbatch,
       batchHash: this.#control.batchHash,
     };

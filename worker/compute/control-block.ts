@@ -15,9 +15,10 @@ const MAIN_TICK = 2;
 const MICROBATCH = 3;
 const BATCH_HASH = 4;
 const WAITING = 5;
-/** Two words: a float64, 8-byte aligned. */
+/** Two words each: a float64, 8-byte aligned. */
 const STEPS_DONE = 6;
-const STATES = 8;
+const STEP = 8;
+const STATES = 10;
 
 /** What the compute thread is at: computing, waiting for a batch, or waiting for collective n (n >= 0). */
 export const NOT_WAITING = -1;
@@ -41,6 +42,7 @@ export class ControlBlock {
   readonly buffer: SharedArrayBuffer;
   readonly #words: Int32Array;
   readonly #stepsDone: Float64Array;
+  readonly #step: Float64Array;
 
   /** Takes a fresh block for a program's collectives, or the block that the other thread made. */
   constructor(source: { readonly numCollectives: number } | SharedArrayBuffer) {
@@ -50,6 +52,7 @@ export class ControlBlock {
         : new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT * (STATES + source.numCollectives));
     this.#words = new Int32Array(this.buffer);
     this.#stepsDone = new Float64Array(this.buffer, STEPS_DONE * 4, 1);
+    this.#step = new Float64Array(this.buffer, STEP * 4, 1);
     if (!(source instanceof SharedArrayBuffer)) this.#words[WAITING] = NOT_WAITING;
   }
 
@@ -92,9 +95,13 @@ export class ControlBlock {
   }
 
   /**
-   * Microbatch and batch hash of the collectives now started. Plain words: the message that announces a
+   * Step, microbatch and batch hash of the collectives now started. Plain words: the message that announces a
    * collective orders them, and they do not change before it has ended.
    */
+  get step(): number {
+    return this.#step[0] ?? 0;
+  }
+
   get microbatch(): number {
     return this.#words[MICROBATCH] ?? 0;
   }
@@ -104,6 +111,10 @@ export class ControlBlock {
   }
 
   // --- Compute thread ---
+
+  set step(value: number) {
+    this.#step[0] = value;
+  }
 
   set microbatch(value: number) {
     this.#words[MICROBATCH] = value;

@@ -29,7 +29,7 @@ export interface StepLoopContext {
   readonly batches: BatchRing;
   readonly silenceMs: number;
   readonly peakMemoryBytes: () => number;
-  /** Collective `index` may run: microbatch and batch hash are in the control block. */
+  /** Collective `index` may run: step, microbatch and batch hash are in the control block. */
   readonly startCollective: (index: number) => void;
   /** The ring was full and has room again. */
   readonly roomForBatches: () => void;
@@ -108,6 +108,7 @@ function runSections(
   firstMicrobatch: number,
 ): void {
   const { program, control } = context;
+  control.step = step;
   for (let microbatch = 0; microbatch <= program.microbatches; microbatch++) {
     const scalars = stepScalars(program.optimizer, program.schedule, step, microbatch);
     control.microbatch = firstMicrobatch + microbatch;

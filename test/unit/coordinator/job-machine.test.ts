@@ -204,6 +204,168 @@ describe("job machine", () => {
     );
   });
 
+  describe("that evaluates every 2 steps on 2 batches", () => {
+    /** Steps 0 and 1 are done: rounds 0 and 1. */
+    function afterTwoSteps(ranks = 2) {
+      const job = harness(ranks, 3, 2);
+      job.start();
+      job.ready();
+      job.step(0);
+      job.step(1);
+      return job;
+    }
+
+    it("tells the mean of the batches after their last, once all ranks agree", () => {
+      const job = afterTwoSteps();
+      job.deliver(2);
+      job.deliver(3);
+      expect(job.evaluate(0, 1, 0, 2, 3)).to.deep.equal([]);
+      expect(job.evaluate(0, 1, 1, 3, 6)).to.deep.equal([]);
+      expect(job.evaluate(1, 1, 0, 2, 3)).to.deep.equal([]);
+      const evaluation = { kind: "eval", step: 2, loss: 4.5, batches: 2 };
+      expect(job.evaluate(1, 1, 1, 3, 6)).to.deep.equal([{ kind: "evaluationDone", evaluation }]);
+      expect(events(job.machine).at(-1)).to.deep.equal(evaluation);
+      expect(job.machine.stepsDone).to.equal(2);
+      expect(job.machine.roundsReported(0)).to.equal(4);
+    });
+
+    it("goes on with its steps, evaluates after the last, and only then may its ranks finish", () => {
+      const job = afterTwoSteps(1);
+      job.deliver(2);
+      job.deliver(3);
+      job.evaluate(0, 1, 0, 2);
+      job.evaluate(0, 1, 1, 3);
+      job.deliver(4);
+      expect(job.report(0, 2, 1, 7 + 4).map((e) => e.kind)).to.deep.equal(["stepDone"]);
+      job.deliver(5);
+      job.deliver(6);
+      job.evaluate(0, 2, 0, 5, 1);
+      job.evaluate(0, 2, 1, 6, 2);
+      expect(events(job.machine).at(-1)).to.include({ kind: "eval", step: 3, loss: 1.5 });
+      expect(job.finish().map((e) => e.kind)).to.deep.equal(["writeOutput"]);
+    });
+
+    it("fails a rank that finishes, trains or skips where a batch is to be evaluated", () => {
+      for (const act of [
+        (job: ReturnType<typeof harness>) => job.finish(),
+        (job: ReturnType<typeof harness>) => job.report(0, 2, 1, 9),
+        (job: ReturnType<typeof harness>) => job.evaluate(0, 1, 1, 2),
+      ]) {
+        const job = afterTwoSteps(1);
+        job.deliver(2);
+        act(job);
+        job.release();
+        expect(job.machine.failure).to.include({ code: "INTERNAL", rank: 0 });
+        expect(job.machine.failure?.message).to.match(
+          /finished after 2 of 7 rounds|expected evaluation after step 1, batch 0/,
+        );
+      }
+    });
+
+    it("fails when ranks disagree about a held-out loss, or used another batch", () => {
+      const unlike = afterTwoSteps();
+      unlike.deliver(2);
+      unlike.evaluate(0, 1, 0, 2, 3);
+      unlike.evaluate(1, 1, 0, 2, 4);
+      unlike.release();
+      expect(unlike.machine.failure?.message).to.equal(
+        "evaluation after step 1, batch 0: ranks disagree about the loss, which must be bit-equal: rank 0: 3, rank 1: 4",
+      );
+      const other = afterTwoSteps();
+      other.deliver(2);
+      other.evaluate(0, 1, 0, 2);
+      other.evaluate(1, 1, 0, 3);
+      other.release();
+      expect(other.machine.failure).to.include({ code: "DATA_LOSS", rank: 1, step: 1 });
+      expect(other.machine.failure?.message).to.match(
+        /^evaluation after step 1, batch 0: ranks evaluated another batch than theirs: rank 1 used/,
+      );
+    });
+
+    it("fails for a held-out loss that is not finite, and keeps it in the log", () => {
+      const job = afterTwoSteps(1);
+      job.deliver(2);
+      job.deliver(3);
+      job.evaluate(0, 1, 0, 2, Number.NaN);
+      job.evaluate(0, 1, 1, 3);
+      job.release();
+      expect(job.machine.failure).to.include({ code: "OUT_OF_RANGE", step: 1 });
+      expect(job.machine.failure?.message).to.match(/^evaluation loss is NaN after step 1; lower/);
+      expect(job.machine.log.evaluations()).to.deep.equal([
+        { kind: "eval", step: 2, loss: Number.NaN, batches: 2 },
+      ]);
+    });
+
+    it("gives each batch of an evaluation the time of a step, and names who is late", () => {
+      const job = afterTwoSteps();
+      job.deliver(2);
+      job.evaluate(0, 1, 0, 2);
+      job.advance(499);
+      expect(job.machine.ending).to.equal(false);
+      job.evaluate(1, 1, 0, 2);
+      job.deliver(3);
+      job.evaluate(0, 1, 1, 3);
+      job.advance(499);
+      expect(job.machine.ending).to.equal(false);
+      job.advance(2);
+      job.release();
+      expect(job.machine.failure).to.include({ code: "DEADLINE_EXCEEDED", rank: 1, step: 1 });
+      expect(job.machine.failure?.message).to.equal(
+        "rank 1 (worker w1): no report of evaluation after step 1, batch 1 within 0.5 s",
+      );
+    });
+
+    it("says at which batch a rank was lost", () => {
+      const job = afterTwoSteps();
+      job.apply({ kind: "lost", generation: 1, rank: 0, why: "killed" });
+      job.release();
+      expect(job.machine.failure?.message).to.equal(
+        "rank 0 (worker w0) was lost at evaluation after step 1, batch 0: killed",
+      );
+    });
+  });
+
+  it("has time of its own to open its data, and gives ranks theirs from then on", () => {
+    for (const [openMs, lateMs] of [
+      [undefined, 1_001],
+      [5_000, 5_001],
+    ] as const) {
+      let nowMs = 0;
+      const now = () => ({ wallMs: nowMs, monotonicMs: nowMs });
+      const job = new JobMachine({ steps: 1, deadlines: DEADLINES, now: now() });
+      const start = {
+        kind: "start",
+        sizes: { dataParallel: 1, tensorParallel: 1 },
+        gang: [{ worker: "w0", backend: "cpu", device: "cpu" }],
+        predictedPeakBytes: 1,
+        ...(openMs === undefined ? {} : { openMs }),
+      } as const;
+      job.apply(start, now());
+      nowMs = lateMs - 2;
+      expect(job.apply({ kind: "tick" }, now())).to.deep.equal([]);
+      // A rank that was not told of the job can't be ready.
+      expect(job.apply({ kind: "ready", generation: 1, rank: 0 }, now())).to.deep.equal([]);
+      job.apply({ kind: "opened", generation: 1, evaluationBatches: 0 }, now());
+      nowMs += 999;
+      expect(job.apply({ kind: "tick" }, now())).to.deep.equal([]);
+      nowMs += 2;
+      job.apply({ kind: "tick" }, now());
+      expect(job.reason).to.equal("rank 0 (worker w0): not ready within 1 s of their assignment");
+    }
+  });
+
+  it("fails when its data does not open in time", () => {
+    let nowMs = 0;
+    const now = () => ({ wallMs: nowMs, monotonicMs: nowMs });
+    const job = new JobMachine({ steps: 1, deadlines: DEADLINES, now: now() });
+    const gang = [{ worker: "w0", backend: "cpu", device: "cpu" }];
+    const sizes = { dataParallel: 1, tensorParallel: 1 };
+    job.apply({ kind: "start", sizes, gang, predictedPeakBytes: 1, openMs: 3_000 }, now());
+    nowMs = 3_001;
+    job.apply({ kind: "tick" }, now());
+    expect(job.reason).to.equal("the job's data could not be opened within 3 s");
+  });
+
   it("compares hashes as unsigned 32-bit numbers", () => {
     const job = harness(1, 1);
     job.start();

@@ -15,10 +15,12 @@ describe("ControlBlock", () => {
     expect(main.waiting).to.equal(NOT_WAITING);
     compute.stepsDone = 2 ** 40;
     compute.batchHash = 0xffff_fff0;
+    compute.step = 2 ** 41;
     compute.microbatch = 3;
-    expect([main.stepsDone, main.batchHash, main.microbatch]).to.deep.equal([
+    expect([main.stepsDone, main.batchHash, main.step, main.microbatch]).to.deep.equal([
       2 ** 40,
       0xffff_fff0,
+      2 ** 41,
       3,
     ]);
     main.completeCollective(2);
