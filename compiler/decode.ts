@@ -17,7 +17,7 @@ import { FLOPS_PER_BYTE } from "./spmd/price.ts";
 
 export interface DecodeRequest {
   readonly name: string;
-  /** The model for one token: its one input is `[1]` int32, token ids; its output holds the next token's logits. */
+  /** A model of sequences of any length: its one input is a row of token ids (int32), its output each next token's logits. */
   readonly graph: ForwardGraph;
   readonly mesh: Mesh;
   /** One per mesh axis; none splits the batch, which is one sequence. */
@@ -94,7 +94,8 @@ function buildDecoder(
 ): Decoder | undefined {
   const { positions, temperature, topK, seed } = request;
   const [input, ...others] = request.graph.inputs;
-  if (input?.dtype !== "int32" || input.dims.join() !== "1" || others.length > 0) {
+  const [tracedTokens] = input?.dims ?? [];
+  if (input?.dtype !== "int32" || input.dims.length !== 1 || others.length > 0) {
     const found = request.graph.inputs
       .map(({ name, dims, dtype }) => `${name} [${dims.join(", ")}] ${dtype}`)
       .join(", ");
@@ -178,10 +179,15 @@ function buildDecoder(
     switch (op) {
       case "dropout":
         return operands[0];
+      case "reshape": {
+        // Dim 1 counts tokens, where it stays as it is.
+        const keepsTokens = attrs["d1"] === tracedTokens && sizeOf(operands[0], 1) === 1;
+        return keepsTokens ? graph.add(op, operands, { ...attrs, d1: 1 }, layer) : undefined;
+      }
       case "rope":
         return graph.add(op, operands, { ...attrs, fromStep: 1 }, layer);
       case "addPosition": {
-        const rows = graph.node(operands[1] ?? -1).type.shape[0] ?? 0;
+        const rows = sizeOf(operands[1], 0);
         if (rows >= positions) return graph.add(op, operands, { ...attrs, fromStep: 1 }, layer);
         throw new InvalidArgumentError(
           `prompt and new tokens make ${positions} positions, and the model was made for ${rows}; ask for fewer tokens`,
@@ -192,6 +198,10 @@ function buildDecoder(
       default:
         return undefined;
     }
+  }
+
+  function sizeOf(value: number | undefined, dim: number): number {
+    return graph.node(value ?? -1).type.shape[dim] ?? 0;
   }
 
   function addAttention(
@@ -205,9 +215,8 @@ function buildDecoder(
       );
     }
     const cache = (what: string, of: number | undefined): number => {
-      const width = graph.node(of ?? -1).type.shape[2] ?? 0;
       const name = `${layer}.${what}${attentions.length}`;
-      const type = { shape: [positions, width], dtype: "float32" } as const;
+      const type = { shape: [positions, sizeOf(of, 2)], dtype: "float32" } as const;
       const leaf = graph.leaf({ kind: "cache", index: caches.length }, type, name);
       caches.push({ name, leaf });
       return leaf;

@@ -5,11 +5,12 @@ import { opDefinition } from "../../../compiler/ops/index.ts";
 import type { ReferenceTensor } from "../../../compiler/ops/op.ts";
 import { gpt2Graph } from "../../../models/gpt2.ts";
 import { llamaGraph } from "../../../models/llama.ts";
+import { InvalidArgumentError } from "../../../shared/errors.ts";
 import type { ForwardGraph } from "../../../shared/graph/graph.ts";
 import type { Gpt2Model, LlamaModel } from "../../../shared/job/job-spec.ts";
 import { stepScalars } from "../../../shared/optimizer/step-scalars.ts";
 import type { Program } from "../../../shared/program/program.ts";
-import { numbers, requestOf } from "../../support/compile-cases.ts";
+import { feedForwardGraph, GraphBuilder, numbers, requestOf } from "../../support/compile-cases.ts";
 
 const llamaModel: LlamaModel = {
   dim: 16,
@@ -39,11 +40,26 @@ const llama =
     llamaGraph({ ...llamaModel, ...changes }, seqLen, "auto");
 const gpt2 = (seqLen: number): ForwardGraph => gpt2Graph(gpt2Model, seqLen, "auto");
 
+/** One block whose values are scaled head by head, so that dims between tokens and features come and go. */
+function apart(seqLen: number): ForwardGraph {
+  const b = new GraphBuilder([seqLen], "int32");
+  const x = b.node("embedding", [0, b.parameter("table", 12, 16)], "table", {}, 16);
+  const heads = b.node("reshape", [x], "", { rank: 4, d1: seqLen, d2: 4, d3: 4 }, 4);
+  const gated = b.node("mul", [heads, b.node("silu", [heads], "")], "");
+  const h = b.node("reshape", [gated], "", { rank: 3, d1: seqLen, d2: 16 }, 16);
+  const [q, k, v] = ["q", "k", "v"].map((layer) => b.linear(layer, h, 16));
+  const attrs = { heads: 4, kvHeads: 4, headDim: 4, causal: 1 };
+  const o = b.node("attention", [q ?? 0, k ?? 0, v ?? 0], "attention", attrs, 16);
+  const plan = { q: "colwise", k: "colwise", v: "colwise", o: "rowwise" };
+  return b.build(b.linear("head", b.linear("o", o, 16), 12), plan);
+}
+
 const MODELS: Readonly<Record<string, (seqLen: number) => ForwardGraph>> = {
   "a llama with two kv-heads": llama(),
   "a llama whose ranks share one kv-head": llama({ kvHeads: 1 }),
   "a tied llama of a vocabulary that does not divide": llama({ vocab: 13, tied: true }),
   "a gpt2": gpt2,
+  "a model that looks at its heads apart": apart,
 };
 const TOKENS = [3, 0, 7, 7, 1, 10, 2];
 
@@ -109,18 +125,20 @@ function logitsOf(program: Program, ranks: VirtualRanks): Float64Array {
   return ranks.slotData(0, sample.inputs[0] ?? -1);
 }
 
-describe("a decoder", () => {
+describe("a decoder's logits", () => {
   for (const [model, build] of Object.entries(MODELS)) {
     for (const tp of [1, 2, 4]) {
       const name = /one kv-head/.test(model) || tp > 2 ? "shared heads" : "decoder";
-      it(`gives ${model} on ${tp} ranks the logits of the whole sequence at every position`, () => {
-        const program = decoder(build(1), tp, { name });
+      it(`of ${model} on ${tp} ranks are those of the whole sequence at every position`, () => {
         const whole = build(TOKENS.length);
+        const program = decoder(whole, tp, { name });
         const weights = weightsOf(whole);
         const expected = fullLogits(whole, weights);
         const ranks = new VirtualRanks(program, weights);
         TOKENS.forEach((token, position) => {
-          const { loss } = ranks.runStep(new Map([["tokens", Float64Array.of(token)]]));
+          const { loss } = ranks.runStep(
+            new Map([[program.inputs[0]?.name ?? "", Float64Array.of(token)]]),
+          );
           const [got, want] = [logitsOf(program, ranks), expected[position] ?? new Float64Array(0)];
           expect(got.length).to.equal(want.length);
           got.forEach((x, id) => {
@@ -131,4 +149,92 @@ describe("a decoder", () => {
       });
     }
   }
+});
+
+describe("a decoder's draws", () => {
+  const graph = llama({ vocab: 12 })(1);
+  const weights = weightsOf(graph);
+  /** Tokens of a text that goes on with what is drawn. */
+  const text = (tp: number, changes: Partial<DecodeRequest>): number[] => {
+    const positions = 24;
+    const ranks = new VirtualRanks(decoder(graph, tp, { positions, ...changes }), weights);
+    const tokens = [4];
+    while (tokens.length < positions)
+      tokens.push(ranks.runStep(new Map([["tokens", Float64Array.of(tokens.at(-1) ?? 0)]])).loss);
+    return tokens;
+  };
+
+  for (const changes of [{ temperature: 0 }, { temperature: 1.5 }, { temperature: 3, topK: 4 }]) {
+    it(`are the same on 1 and 2 ranks: ${JSON.stringify(changes)}`, () => {
+      expect(text(2, changes)).to.deep.equal(text(1, changes));
+    });
+  }
+
+  it("follow the seed", () => {
+    const draw = (seed: number) => text(1, { temperature: 3, seed });
+    expect(draw(1)).to.deep.equal(draw(1));
+    expect(draw(2)).not.to.deep.equal(draw(1));
+    expect(draw(1 + 2 ** 32)).not.to.deep.equal(draw(1));
+  });
+});
+
+describe("a decoder", () => {
+  const faults = (graph: ForwardGraph, changes: Partial<DecodeRequest> = {}): string => {
+    try {
+      decoder(graph, 1, changes);
+    } catch (error) {
+      if (error instanceof InvalidArgumentError) return error.message;
+      throw error;
+    }
+    return "no faults";
+  };
+
+  it("keeps caches of whole sequences, in memory of their own, split as keys are", () => {
+    for (const [tp, width] of [
+      [1, 8],
+      [2, 4],
+    ] as const) {
+      const program = decoder(llama()(1), tp);
+      const caches = program.stored.filter(({ role }) => role === "cache");
+      expect(caches.map(({ name }) => name)).to.deep.equal([
+        "layers.0.attention.keys0",
+        "layers.0.attention.values0",
+        "layers.1.attention.keys1",
+        "layers.1.attention.values1",
+      ]);
+      for (const { slot } of caches)
+        expect(program.slots[slot]?.shape).to.deep.equal([TOKENS.length, width]);
+      // Each a whole number of 256 bytes.
+      expect(program.memoryByKind.cache).to.equal(4 * 256);
+    }
+  });
+
+  it("is refused for a model that takes no tokens", () => {
+    const message = "this one takes x [8] float32";
+    expect(faults(feedForwardGraph(8, 8))).to.contain(message);
+  });
+
+  it("is refused for a sequence longer than the model's positions", () => {
+    expect(faults(gpt2(7), { positions: 8 })).to.contain(
+      "prompt and new tokens make 8 positions, and the model was made for 7; ask for fewer tokens",
+    );
+  });
+
+  it("is refused for attention that looks ahead, and for none", () => {
+    const graph = llama()(1);
+    const nodes = graph.nodes.map((node) =>
+      node.op === "attention" ? { ...node, attrs: { ...node.attrs, causal: 0 } } : node,
+    );
+    expect(faults({ ...graph, nodes })).to.contain(
+      'layer "layers.0.attention", op attention: tokens see those after them',
+    );
+    const b = new GraphBuilder([1], "int32");
+    const x = b.node("embedding", [0, b.parameter("table", 5, 4)], "table", {}, 4);
+    expect(faults(b.build(b.linear("head", x, 5)))).to.contain("has no attention");
+  });
+
+  it("is refused for draws that make no sense", () => {
+    expect(faults(llama()(1), { temperature: -1 })).to.contain("temperature");
+    expect(faults(llama()(1), { topK: 1.5 })).to.contain("topK");
+  });
 });
