@@ -48,5 +48,5 @@ export function floats(bytes: Uint8Array): number[] {
 }
 
 export function integers(bytes: Uint8Array): number[] {
-  return [...new Int32Array(bytes.slice().buffer)];
+  return [...new Int32Array(new Uint8Array(bytes).buffer)];
 }
