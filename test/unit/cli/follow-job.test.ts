@@ -66,8 +66,10 @@ describe("following a job", () => {
     const { job } = await follow(async function* () {
       yield state(1, "RUNNING");
       for (const index of [0, 1, 2]) yield step(2 + index, index);
-      yield state(5, "SUCCEEDED");
+      yield { ...base, eventId: 5, kind: "eval", step: 3, loss: 0.5, batches: 2 };
+      yield state(6, "SUCCEEDED");
     });
+    expect(job.evaluations.map(({ step, loss }) => [step, loss])).to.deep.equal([[3, 0.5]]);
     expect(job.loss).to.deep.equal([1, 2, 3]);
     expect(job.gradNorm).to.deep.equal([10, 20, 30]);
     expect(job.stepSeconds).to.deep.equal([0.1, 0.2, 0.3]);

@@ -34,6 +34,16 @@ describe("progress", () => {
     );
   });
 
+  it("says the last held-out loss beside it, and after how many steps it was", () => {
+    const progress = new Progress({ stream: new FakeStream(false), title: "job", steps: 40 });
+    progress.step(step(0));
+    progress.evaluation({ step: 1, loss: 2.25 });
+    progress.step(step(1));
+    expect(progress.line()).to.equal(
+      "job  step 2/40  loss 0.500000  held-out loss 2.25000 (1 step)  3.00 samples/s  peak 2.42 GB  ETA 1:16",
+    );
+  });
+
   it("estimates the time left from recent steps, unmoved by one slow step", () => {
     const progress = new Progress({ stream: new FakeStream(false), title: "job", steps: 20 });
     for (let i = 0; i < 10; i++) progress.step(step(i, i === 8 ? 100 : 1));
