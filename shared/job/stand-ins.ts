@@ -23,8 +23,14 @@ export function withoutConflicts(
     ? dataParallel * gradientAccumulation
     : partial.data.batchSize;
   const isSourceBroken = isSourceStandIn || broken.has(`data.${sourceKey(partial.data)}`);
-  const data = isSourceBroken ? standInData(partial.data, model, divisible) : partial.data;
+  const evaluation: JobSpec["eval"] = broken.has("eval") ? { every: 0, batches: 0 } : partial.eval;
+  const length = evaluation.data && sequenceLength(evaluation.data);
+  const data = isSourceBroken
+    ? standInData(partial.data, model, length ?? divisible)
+    : partial.data;
   const isLossBroken = broken.has("loss") && takesTokens(model);
+  const { huggingFace: _folder, ...otherOutput } = partial.output;
+  const { safetensors: _file, ...otherInit } = partial.init;
   return {
     ...partial,
     model,
@@ -33,7 +39,9 @@ export function withoutConflicts(
     data: { ...data, batchSize },
     loss: isLossBroken ? "cross_entropy" : partial.loss,
     sequenceParallel: broken.has("sequenceParallel") ? "auto" : partial.sequenceParallel,
-    eval: broken.has("eval") ? { every: 0, batches: 0 } : partial.eval,
+    eval: evaluation,
+    init: broken.has("init.safetensors") ? otherInit : partial.init,
+    output: broken.has("output.huggingFace") ? otherOutput : partial.output,
   };
 }
 
@@ -53,12 +61,12 @@ function standInModel(model: ModelSpec, divisible: number): ModelSpec {
   return model;
 }
 
-/** A source that gives what the model takes. */
-function standInData(data: DataSpec, model: ModelSpec, divisible: number): DataSpec {
+/** A source that gives what the model takes, sequences of `length` tokens where it takes any. */
+function standInData(data: DataSpec, model: ModelSpec, length: number): DataSpec {
   const { batchSize, shuffle } = data;
   if (takesTokens(model)) {
-    const limit = "gpt2" in model ? model.gpt2.contextLength : divisible;
-    return { batchSize, shuffle, stream: { seqLen: Math.min(limit, divisible) } };
+    const limit = "gpt2" in model ? model.gpt2.contextLength : length;
+    return { batchSize, shuffle, stream: { seqLen: Math.min(limit, length) } };
   }
   return sequenceLength(data) === undefined ? data : { batchSize, shuffle, stream: {} };
 }

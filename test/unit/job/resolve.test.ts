@@ -418,6 +418,18 @@ describe("resolving anything", () => {
     ...Object.keys(ALL_DEFAULTS),
     ...["feedForward", "mlp", "graph", "dims", "batchSize", "random", "stream", "safetensors"],
     ...["adamw", "lr", "betas", "dataParallel", "inputs", "nodes", "__proto__", "constructor"],
+    ...[
+      "llama",
+      "gpt2",
+      "huggingFace",
+      "dim",
+      "heads",
+      "kvHeads",
+      "ropeScaling",
+      "dropout",
+      "tied",
+    ],
+    ...["text", "tokens", "seqLen", "path", "every", "data"],
   ];
   const { tree } = fc.letrec((tie) => ({
     tree: fc.oneof(
@@ -458,29 +470,81 @@ describe("resolving anything", () => {
     );
   });
 
-  it("finds the fault when one value of a good spec is replaced by anything else", () => {
-    const paths: string[][] = [];
-    const walk = (value: object, path: string[]): void => {
-      for (const [key, child] of Object.entries(value)) {
-        paths.push([...path, key]);
-        if (typeof child === "object" && child !== null && !Array.isArray(child)) {
-          walk(child as object, [...path, key]);
+  const LANGUAGE_MODEL = requireJobSpec({
+    model: { llama: { ropeScaling: {} } },
+    data: { text: { path: "t", seqLen: 8 } },
+    eval: { every: 3, data: { tokens: { path: "u", seqLen: 8 } } },
+    output: { huggingFace: "out" },
+  });
+  for (const [what, good] of [
+    ["a good spec", ALL_DEFAULTS],
+    ["a language model's", LANGUAGE_MODEL],
+  ] as const) {
+    it(`finds the fault when one value of ${what} is replaced by anything else`, () => {
+      const paths: string[][] = [];
+      const walk = (value: object, path: string[]): void => {
+        for (const [key, child] of Object.entries(value)) {
+          paths.push([...path, key]);
+          if (typeof child === "object" && child !== null && !Array.isArray(child)) {
+            walk(child as object, [...path, key]);
+          }
         }
-      }
-    };
-    walk(ALL_DEFAULTS, []);
-    const odd = fc.constantFrom<unknown>(Symbol("s"), () => 1, [[]], "\u0000", -1.5, 10n ** 400n);
-    fc.assert(
-      fc.property(fc.constantFrom(...paths), odd, (path, value) => {
-        const copy = structuredClone(ALL_DEFAULTS) as unknown as Record<string, unknown>;
-        let parent = copy;
-        for (const key of path.slice(0, -1)) parent = parent[key] as Record<string, unknown>;
-        parent[path.at(-1) ?? ""] = value;
-        const result = resolveJobSpec(copy);
-        expect(result.ok).to.equal(false);
-        if (!result.ok) expect(result.broken.has(path.slice(0, 4).join("."))).to.equal(true);
-      }),
-      { numRuns: 500 },
+      };
+      walk(good, []);
+      const odd = fc.constantFrom<unknown>(Symbol("s"), () => 1, [[]], "\u0000", -1.5, 10n ** 400n);
+      fc.assert(
+        fc.property(fc.constantFrom(...paths), odd, (path, value) => {
+          const copy = structuredClone(good) as unknown as Record<string, unknown>;
+          let parent = copy;
+          for (const key of path.slice(0, -1)) parent = parent[key] as Record<string, unknown>;
+          parent[path.at(-1) ?? ""] = value;
+          const result = resolveJobSpec(copy);
+          expect(result.ok).to.equal(false);
+          if (!result.ok) expect(result.broken.has(path.slice(0, 4).join("."))).to.equal(true);
+        }),
+        { numRuns: 500 },
+      );
+    });
+  }
+
+  it("gives a partial spec that is good itself, however a good one is spoilt", () => {
+    const specs = [
+      LANGUAGE_MODEL,
+      requireJobSpec({ model: { gpt2: {} }, data: { random: { seqLen: 8 } } }),
+      ALL_DEFAULTS,
+    ];
+    const value = fc.constantFrom<unknown>(-1, 0, 3, 7, "x", true, {}, null, undefined);
+    const path = fc.constantFrom(
+      ...["model.llama.dim", "model.llama.heads", "model.llama.kvHeads", "model.llama.ropeScaling"],
+      ...["model.gpt2.heads", "model.gpt2.contextLength", "model.feedForward.dim"],
+      ...["data.text", "data.text.seqLen", "data.random", "data.random.seqLen", "data.stream"],
+      ...["data", "data.batchSize", "gradientAccumulation", "mesh", "mesh.tensorParallel"],
+      ...["sequenceParallel", "loss", "eval", "eval.every", "eval.data", "eval.data.tokens.seqLen"],
+      ...["recompute", "init", "init.safetensors", "output", "output.huggingFace", "plan"],
     );
+    const changes = fc.array(fc.tuple(path, value), { minLength: 1, maxLength: 4 });
+    let partials = 0;
+    fc.assert(
+      fc.property(fc.constantFrom(...specs), changes, (good, spoilt) => {
+        const copy = structuredClone(good) as unknown as Record<string, unknown>;
+        for (const [at, odd] of spoilt) put(copy, at.split("."), odd);
+        const result = resolveJobSpec(copy);
+        if (result.ok || result.partial === undefined) return;
+        partials += 1;
+        const again = resolveJobSpec(result.partial);
+        expect(again.ok ? [] : again.faults).to.deep.equal([]);
+      }),
+      { numRuns: 1000 },
+    );
+    expect(partials).to.be.above(200);
   });
 });
+
+/** Sets the value at a path where its parents are there. */
+function put(target: Record<string, unknown>, [key = "", ...rest]: string[], value: unknown): void {
+  const child = target[key];
+  if (rest.length === 0) target[key] = value;
+  else if (typeof child === "object" && child !== null) {
+    put(child as Record<string, unknown>, rest, value);
+  }
+}
