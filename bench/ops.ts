@@ -1,6 +1,7 @@
-// Times every op of a job's step on one rank of the cpu backend, in a bare loop over its program:
+// Times every op of a job's step on a rank of the cpu backend, in a bare loop over its program:
 //   node dist/bench/ops.js [JOB.yaml|-] [THREADS] [STEPS]
-// Without a job file, the Llama of `npm run bench -- --only llama`. Instructions of one op and one shape are one line.
+// Without a job file, the Llama of `npm run bench -- --only llama`. On a mesh, what rank 0 computes; nothing is sent, so
+// that values are wrong and times right. Instructions of one op and one shape are one line.
 // "wall" is the least over the steps, "cpu" the median of the processor time of all threads divided by their number:
 // where others use the cores too, the truth lies near the smaller of the two.
 
@@ -8,6 +9,7 @@ import { loadJobFile } from "../cli/job-file.ts";
 import { numCores } from "../cli/machine.ts";
 import { opDefinition } from "../compiler/ops/index.ts";
 import { planJob } from "../coordinator/planning/plan-job.ts";
+import type { AxisSize } from "../shared/job/job-spec.ts";
 import { requireJobSpec } from "../shared/job/resolve.ts";
 import { stepScalars } from "../shared/optimizer/step-scalars.ts";
 import type { ComputeInstruction, Program, Slot } from "../shared/program/program.ts";
@@ -39,12 +41,15 @@ interface Line {
 async function main(file = "-", threadsText = `${numCores()}`, stepsText = "8"): Promise<void> {
   const raw = file === "-" ? llamaJob({}) : (await loadJobFile(file)).spec;
   const spec = requireJobSpec(raw);
-  const { program, idLimits } = planJob(spec, { dataParallel: 1, tensorParallel: 1 });
+  const { program, idLimits } = planJob(spec, {
+    dataParallel: sizeOf(spec.mesh.dataParallel),
+    tensorParallel: sizeOf(spec.mesh.tensorParallel),
+  });
   const threads = Number(threadsText);
   const backend = new CpuBackend({ threads });
   const loaded = backend.load(program, 0);
   for (const tensor of program.stored) loaded.initialize(tensor, spec.init.seed);
-  for (const input of program.inputs) loaded.write(input.slot, batchOf(input, idLimits));
+  for (const input of program.inputs) loaded.write(input.slot, batchOf(program, input, idLimits));
   const instructions = [program.body, program.epilogue].map((section) =>
     section.filter((instruction) => instruction.kind === "compute"),
   );
@@ -73,11 +78,18 @@ async function main(file = "-", threadsText = `${numCores()}`, stepsText = "8"):
   report(backend.device, linesOf(program, all), whole);
 }
 
+function sizeOf(axis: AxisSize): number {
+  return axis === "auto" ? 1 : axis;
+}
+
+/** The rank's part of the batch has the shape of its slot. */
 function batchOf(
-  { name, dtype, globalShape }: Program["inputs"][number],
+  program: Program,
+  { name, dtype, slot }: Program["inputs"][number],
   idLimits: Readonly<Record<string, number>>,
 ): Uint8Array {
-  const values = new Float32Array(globalShape.reduce((product, size) => product * size, 1));
+  const shape = program.slots[slot]?.shape ?? [];
+  const values = new Float32Array(shape.reduce((product, size) => product * size, 1));
   if (dtype !== "int32") {
     fillStandardNormals(values, { seed: 0, name });
     return new Uint8Array(values.buffer);
