@@ -190,7 +190,7 @@ function buildDecoder(
         const rows = sizeOf(operands[1], 0);
         if (rows >= positions) return graph.add(op, operands, { ...attrs, fromStep: 1 }, layer);
         throw new InvalidArgumentError(
-          `prompt and new tokens make ${positions} positions, and the model was made for ${rows}; ask for fewer tokens`,
+          `prompt and new tokens take ${positions} positions, and the model was made for ${rows}; ask for fewer tokens`,
         );
       }
       case "attention":

@@ -388,6 +388,8 @@ export function emitProgram(
     const ofGradient = training.parameters.find((p) => p.gradient === origin);
     if (ofGradient !== undefined) return `grad ${ofGradient.name}`;
     const layer = node.layer === "" ? node.op : node.layer;
+    // An accumulated gradient is named after the value whose it is.
+    if (node.phase === "backward" && node.op === "addN") return `grad of ${layer}`;
     return node.phase === "backward" ? `${layer}.${node.op}` : layer;
   }
 }

@@ -127,9 +127,8 @@ function fasterWithFewer(
     if (smaller < best.seconds) best = { size, seconds: smaller };
   }
   if (best.size === tensor) return [];
-  const ms = (s: number): string => `${(s * 1000).toPrecision(3)} ms`;
   return [
-    `tensorParallel=${best.size} would be faster where it fits: an estimated ${ms(best.seconds)} a step in place of ${ms(seconds(estimate))}, most of it communication`,
+    `tensorParallel=${best.size} would be faster where it fits: an estimated ${formatSeconds(best.seconds)} a step in place of ${formatSeconds(seconds(estimate))}, most of it communication`,
   ];
 }
 
@@ -138,6 +137,26 @@ function formatPayload(bytes: number): string {
   const trim = (n: number): string => (Number.isInteger(n) ? `${n}` : n.toFixed(1));
   if (bytes >= 1 << 20) return `${trim(bytes / (1 << 20))} MiB`;
   return bytes >= 1 << 10 ? `${trim(bytes / (1 << 10))} KiB` : `${bytes} B`;
+}
+
+/** `12.3 ms`, `4.56 s`. */
+function formatSeconds(seconds: number): string {
+  return seconds < 1
+    ? `${(seconds * 1000).toPrecision(3)} ms`
+    : `${Number(seconds.toPrecision(3))} s`;
+}
+
+/** Parameters of the first rank, those of one name but for a number in it and of one slice together. */
+function alikeShards(report: PlanReport): { names: string[]; layout: string }[] {
+  const groups = new Map<string, { names: string[]; layout: string }>();
+  for (const { name, role, layout, intervals } of report.ranks[0]?.shards ?? []) {
+    if (role !== "parameter") continue;
+    const key = `${name.replace(/\d+/g, "#")} ${layout} ${JSON.stringify(intervals)}`;
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, { names: [name], layout });
+    else group.names.push(name);
+  }
+  return [...groups.values()];
 }
 
 /** The report for people. */
@@ -155,18 +174,19 @@ export function printReport(report: PlanReport): string {
   for (const [kind, bytes] of Object.entries(report.memoryByKind))
     lines.push(`  ${kind.padEnd(12)} ${formatBytes(bytes).padStart(10)}`);
   lines.push("", "Shards of parameters (rank: intervals)");
-  for (const { name, layout } of report.ranks[0]?.shards.filter((s) => s.role === "parameter") ??
-    []) {
+  for (const { names, layout } of alikeShards(report)) {
+    const [name = ""] = names;
     const parts = report.ranks.map((r) => {
       const own = r.shards.find((s) => s.name === name && s.role === "parameter");
       return `${r.rank}: ${own?.intervals.map(([a, b]) => `[${a}, ${b})`).join(" x ") ?? ""}`;
     });
     const shown = parts.length > 8 ? [...parts.slice(0, 7), `... ${parts.length - 7} more`] : parts;
-    lines.push(`  ${name} ${layout}`, ...shown.map((part) => `    ${part}`));
+    const alike = names.length === 1 ? "" : ` to ${names.at(-1)}, ${names.length} alike`;
+    lines.push(`  ${name} ${layout}${alike}`, ...shown.map((part) => `    ${part}`));
   }
   lines.push("", "Collectives of a step");
   if (report.collectives.length === 0) lines.push("  none");
-  for (const c of report.collectives) {
+  for (const c of report.collectives.filter((planned) => planned.timesPerStep > 0)) {
     const times = c.timesPerStep === 1 ? "" : ` x ${c.timesPerStep}`;
     lines.push(
       `  ${c.phase.padEnd(9)} ${c.op.padEnd(13)} ${c.label}: ${formatPayload(c.payloadBytes)}${times} over ${c.axes.join(" x ")}, ${c.algorithm}; a rank sends ${formatPayload(c.wireBytes * c.timesPerStep)}`,
@@ -176,7 +196,7 @@ export function printReport(report: PlanReport): string {
   const { computeSeconds, communicationSeconds } = report.estimate;
   lines.push(
     "",
-    `Estimated step: ${(computeSeconds * 1000).toPrecision(3)} ms compute, ${(communicationSeconds * 1000).toPrecision(3)} ms communication (two CPU cores, 10 GbE)`,
+    `Estimated step: ${formatSeconds(computeSeconds)} compute, ${formatSeconds(communicationSeconds)} communication (two CPU cores, 10 GbE)`,
   );
   for (const note of report.notes) lines.push(`Note: ${note}`);
   return lines.join("\n");
