@@ -20,7 +20,7 @@ const needs = { none: arena("none"), block: arena("block") };
 const bytes = (recompute: "none" | "block") => needs[recompute];
 
 describe("coordinator: recompute: auto", function () {
-  this.timeout(20_000);
+  this.timeout(60_000);
   let coordinator: CoordinatorHarness;
   beforeEach(async () => {
     coordinator = await CoordinatorHarness.start();

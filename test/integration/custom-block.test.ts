@@ -18,7 +18,7 @@ const LOSS_TOL = 1e-5;
 
 /** The example as its readers run it: a model file with a block of its own, and a program around the SDK. */
 describe("the custom block", function () {
-  this.timeout(60_000);
+  this.timeout(180_000);
   let folder = "";
   before(async () => {
     folder = await mkdtemp(join(tmpdir(), "rankmesh-block-"));
@@ -39,7 +39,7 @@ describe("the custom block", function () {
     };
     await writeFile(file, JSON.stringify(spec)); // JSON is YAML
     const json = join(folder, `${name}.json`);
-    const { code, stderr } = await runCli(["run", file, "--json", json]);
+    const { code, stderr } = await runCli(["run", file, "--json", json], { timeoutMs: 90_000 });
     expect(code, stderr).to.equal(0);
     return (JSON.parse(await readFile(json, "utf8")) as JobResult).loss.map(Number);
   }
@@ -107,7 +107,7 @@ describe("the custom block", function () {
         [join(EXAMPLE, "train.mjs"), join(folder, "text.txt")],
         { env: { ...process.env, RANKMESH_ADDRESS: address, STEPS: `${steps}` } },
       );
-      const timer = setTimeout(() => child.kill("SIGKILL"), 30_000);
+      const timer = setTimeout(() => child.kill("SIGKILL"), 90_000);
       let [stdout, stderr] = ["", ""];
       child.stdout.setEncoding("utf8").on("data", (text: string) => {
         stdout += text;

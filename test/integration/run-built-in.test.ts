@@ -38,7 +38,7 @@ const JOBS = [
 ] as const;
 
 describe("rankmesh run on built-in models", function () {
-  this.timeout(60_000);
+  this.timeout(180_000);
   let folder = "";
   before(async () => {
     folder = await mkdtemp(join(tmpdir(), "rankmesh-built-in-"));
@@ -49,7 +49,7 @@ describe("rankmesh run on built-in models", function () {
     const file = join(folder, `${name}.yaml`);
     await writeFile(file, JSON.stringify({ steps: 5, ...spec })); // JSON is YAML
     const json = join(folder, `${name}.json`);
-    const { code, stderr } = await runCli(["run", file, "--json", json]);
+    const { code, stderr } = await runCli(["run", file, "--json", json], { timeoutMs: 90_000 });
     expect(code, stderr).to.equal(0);
     return (JSON.parse(await readFile(json, "utf8")) as JobResult).loss.map(Number);
   }
