@@ -11,6 +11,8 @@
 
 #include "vector_math.h"
 
+#define LOG2_E 1.44269504088896340736
+
 /* Queries of a panel. */
 #define WIDE 2
 #define PANEL (WIDE * VL)
@@ -32,7 +34,7 @@ typedef struct {
   float *out, *statistics, *dq, *dk, *dv;
   long B, T, H, KV, features, group, shift;
   int causal;
-  float scale;
+  float scale, scale2; /* of scores, and of their logarithms to base 2 */
   long panels, tiles;
 } attention_args;
 
@@ -80,34 +82,59 @@ RM_INLINE void block_product(const float *a, long stride, const int transposed, 
   static void columns_##R(const float *a, long stride, const float *b, long ldb, long depth,    \
                           float *c, long ldc, int add) {                                        \
     block_product(a, stride, 1, b, ldb, depth, c, ldc, add, R, WIDE);                           \
+  }                                                                                             \
+  static void narrow_columns_##R(const float *a, long stride, const float *b, long ldb,         \
+                                 long depth, float *c, long ldc, int add) {                     \
+    block_product(a, stride, 1, b, ldb, depth, c, ldc, add, R, 1);                              \
   }
 EACH_ROW_COUNT(PRODUCT_OF)
 
 typedef void (*product_kernel)(const float *, long, const float *, long, long, float *, long, int);
 #define ROWS_NAME(R) rows_##R,
-#define NARROW_NAME(R) narrow_rows_##R,
+#define NARROW_ROWS_NAME(R) narrow_rows_##R,
 #define COLUMNS_NAME(R) columns_##R,
+#define NARROW_COLUMNS_NAME(R) narrow_columns_##R,
+/* By the number of rows; `narrow`: of one vector. */
 static const product_kernel rows_for[] = {0, EACH_ROW_COUNT(ROWS_NAME)};
-static const product_kernel narrow_for[] = {0, EACH_ROW_COUNT(NARROW_NAME)};
+static const product_kernel narrow_rows_for[] = {0, EACH_ROW_COUNT(NARROW_ROWS_NAME)};
 static const product_kernel columns_for[] = {0, EACH_ROW_COUNT(COLUMNS_NAME)};
+static const product_kernel narrow_columns_for[] = {0, EACH_ROW_COUNT(NARROW_COLUMNS_NAME)};
 
-/* c(n, PANEL) = a(n, depth) b(depth, PANEL), rows of a `stride` apart. */
-static void times_panel(const float *a, long stride, long n, const float *b, long depth, float *c) {
-  for (long i = 0; i < n; i += ROWS)
-    rows_for[min_long(ROWS, n - i)](a + i * stride, stride, b, PANEL, depth, c + i * PANEL, PANEL,
-                                    0);
+/*
+ * A tile of keys against a panel of queries. Under a causal mask the last keys are seen by the
+ * panel's upper half alone: the first `whole` of `n` keys meet all queries, the others that half.
+ */
+typedef struct {
+  long first, n, whole;
+} key_tile;
+
+/* s(keys, PANEL) = a(keys, features) panel(features, PANEL). */
+static void times_panel(const float *a, long stride, const key_tile *t, const float *panel,
+                        long features, float *s) {
+  for (long i = 0; i < t->whole; i += ROWS)
+    rows_for[min_long(ROWS, t->whole - i)](a + i * stride, stride, panel, PANEL, features,
+                                           s + i * PANEL, PANEL, 0);
+  for (long i = t->whole; i < t->n; i += ROWS)
+    narrow_rows_for[min_long(ROWS, t->n - i)](a + i * stride, stride, panel + VL, PANEL, features,
+                                              s + i * PANEL + VL, PANEL, 0);
 }
 
-/* c(n, PANEL) (+)= a^T b for a(depth, n), b(depth, PANEL). */
-static void transposed_times_panel(const float *a, long stride, long n, const float *b, long depth,
-                                   float *c, int add) {
-  for (long i = 0; i < n; i += ROWS)
-    columns_for[min_long(ROWS, n - i)](a + i, stride, b, PANEL, depth, c + i * PANEL, PANEL, add);
+/* panel(features, PANEL) (+)= a^T s for a(keys, features), s(keys, PANEL). */
+static void transposed_times_tile(const float *a, long stride, long features, const float *s,
+                                  const key_tile *t, float *panel, int add) {
+  for (long i = 0; i < features; i += ROWS) {
+    const long rows = min_long(ROWS, features - i);
+    float *p = panel + i * PANEL;
+    columns_for[rows](a + i, stride, s, PANEL, t->whole, p, PANEL, add);
+    if (t->whole < t->n)
+      narrow_columns_for[rows](a + i + t->whole * stride, stride, s + t->whole * PANEL + VL, PANEL,
+                               t->n - t->whole, p + VL, PANEL, 1);
+  }
 }
 
 /* c(n, columns) += a(n, PANEL) b(depth, columns), depth of at most PANEL; rows of b are `ldb` apart
  * and padded to whole vectors, those of c `ldc` apart. */
-static void panel_times_rows(const float *a, long n, const float *b, long ldb, long depth, float *c,
+static void tile_times_rows(const float *a, long n, const float *b, long ldb, long depth, float *c,
                              long ldc, long columns) {
   for (long i = 0; i < n; i += ROWS) {
     const long rows = min_long(ROWS, n - i);
@@ -117,15 +144,23 @@ static void panel_times_rows(const float *a, long n, const float *b, long ldb, l
     for (; j + PANEL <= columns; j += PANEL)
       rows_for[rows](ai, PANEL, b + j, ldb, depth, ci + j, ldc, 1);
     for (; j + VL <= columns; j += VL)
-      narrow_for[rows](ai, PANEL, b + j, ldb, depth, ci + j, ldc, 1);
+      narrow_rows_for[rows](ai, PANEL, b + j, ldb, depth, ci + j, ldc, 1);
     if (j < columns) {
       float edge[ROWS * VL];
       const long left = columns - j;
       for (long r = 0; r < rows; r++) vstore(edge + r * VL, vload_part(ci + r * ldc + j, left));
-      narrow_for[rows](ai, PANEL, b + j, ldb, depth, edge, VL, 1);
+      narrow_rows_for[rows](ai, PANEL, b + j, ldb, depth, edge, VL, 1);
       for (long r = 0; r < rows; r++) vstore_part(ci + r * ldc + j, vload(edge + r * VL), left);
     }
   }
+}
+
+/* out(keys, features) += s rows for s(keys, PANEL), rows(queries, features). */
+static void tile_gradient(const float *s, const key_tile *t, const float *rows, long padded,
+                          long queries, float *out, long stride, long features) {
+  tile_times_rows(s, t->whole, rows, padded, queries, out, stride, features);
+  tile_times_rows(s + t->whole * PANEL + VL, t->n - t->whole, rows + VL * padded, padded,
+                  queries - VL, out + t->whole * stride, stride, features);
 }
 
 /* ---- panels ---- */
@@ -196,6 +231,12 @@ RM_INLINE long keys_seen(const attention_args *a, long q0) {
   return a->causal ? min_long(a->T, q0 + PANEL) : a->T;
 }
 
+/* The tile of keys from `first` on, `n` of them. */
+RM_INLINE key_tile tile_of(const attention_args *a, long q0, long first, long n) {
+  const long whole = a->causal ? max_long(0, min_long(n, q0 + VL - first)) : n;
+  return (key_tile){first, n, whole};
+}
+
 /* Replaces the scores of one key with the queries before it. `behind`: the key's distance from the
  * panel's first query. */
 RM_INLINE void hide(float *score, long behind) {
@@ -207,23 +248,30 @@ RM_INLINE void hide(float *score, long behind) {
   }
 }
 
+static void hide_tile(const attention_args *a, long q0, const key_tile *t, float *s) {
+  if (!a->causal) return;
+  for (long i = max_long(0, q0 + 1 - t->first); i < t->n; i++)
+    hide(s + i * PANEL, t->first + i - q0);
+}
+
 /* ---- forward ---- */
 
 /* Scores s(n, PANEL) become weights exp(s - largest so far); largest and sum go on, `back` is what
  * earlier weights are to be multiplied by. */
 RM_INLINE void softmax_tile(float *s, long n, vf *largest, vf *sum, vf *back) {
+  const exp2_constants c = vexp2_constants();
   vf top[WIDE], total[WIDE];
   for (int j = 0; j < WIDE; j++) top[j] = largest[j];
   for (long i = 0; i < n; i++)
     for (int j = 0; j < WIDE; j++) top[j] = vmax(vload(s + i * PANEL + j * VL), top[j]);
   for (int j = 0; j < WIDE; j++) {
-    back[j] = vexp_down(largest[j] - top[j]);
+    back[j] = vexp2_down(largest[j] - top[j], &c);
     largest[j] = top[j];
     total[j] = (vf){0};
   }
   for (long i = 0; i < n; i++)
     for (int j = 0; j < WIDE; j++) {
-      const vf p = vexp_down(vload(s + i * PANEL + j * VL) - top[j]);
+      const vf p = vexp2_down(vload(s + i * PANEL + j * VL) - top[j], &c);
       vstore(s + i * PANEL + j * VL, p);
       total[j] += p;
     }
@@ -242,21 +290,19 @@ static void forward_task(void *context, long task) {
       s[KEYS * PANEL] __attribute__((aligned(64)));
   vf largest[WIDE], sum[WIDE], back[WIDE];
   for (int j = 0; j < WIDE; j++) largest[j] = vset(-INFINITY), sum[j] = (vf){0};
-  pack(a->q + at, a->H * n, queries, n, a->scale, q);
+  pack(a->q + at, a->H * n, queries, n, a->scale2, q);
   const long keys = keys_seen(a, q0);
   for (long k0 = 0; k0 < keys; k0 += KEYS) {
-    const long tile = min_long(KEYS, keys - k0);
-    times_panel(a->k + kv + k0 * stride, stride, tile, q, n, s);
-    if (a->causal)
-      for (long i = max_long(0, q0 + 1 - k0); i < tile; i++)
-        hide(s + i * PANEL, k0 + i - q0);
-    softmax_tile(s, tile, largest, sum, back);
+    const key_tile tile = tile_of(a, q0, k0, min_long(KEYS, keys - k0));
+    times_panel(a->k + kv + k0 * stride, stride, &tile, q, n, s);
+    hide_tile(a, q0, &tile, s);
+    softmax_tile(s, tile.n, largest, sum, back);
     if (a->out == NULL) continue;
     if (k0 > 0)
       for (long i = 0; i < n; i++)
         for (int j = 0; j < WIDE; j++)
           vstore(o + i * PANEL + j * VL, vload(o + i * PANEL + j * VL) * back[j]);
-    transposed_times_panel(a->v + kv + k0 * stride, stride, n, s, tile, o, k0 > 0);
+    transposed_times_tile(a->v + kv + k0 * stride, stride, n, s, &tile, o, k0 > 0);
   }
   if (a->out != NULL) {
     vf inverse[WIDE];
@@ -265,7 +311,7 @@ static void forward_task(void *context, long task) {
   }
   if (a->statistics != NULL)
     for (long i = 0; i < queries; i++) {
-      const vf lse = largest[i / VL] + vlog(sum[i / VL]);
+      const vf lse = largest[i / VL] * (float)(1 / LOG2_E) + vlog(sum[i / VL]);
       a->statistics[(b * a->T + q0 + i) * a->H + h] = lse[i % VL];
     }
 }
@@ -281,9 +327,10 @@ typedef struct {
 
 /* Scores s(n, PANEL) become weights p, and d = do v^T becomes ds = p (d - D). */
 RM_INLINE void weigh_tile(float *s, float *d, long n, const vf *lse, const vf *D) {
+  const exp2_constants c = vexp2_constants();
   for (long i = 0; i < n; i++)
     for (int j = 0; j < WIDE; j++) {
-      const vf p = vexp_down(vload(s + i * PANEL + j * VL) - lse[j]);
+      const vf p = vexp2_down(vload(s + i * PANEL + j * VL) - lse[j], &c);
       vstore(s + i * PANEL + j * VL, p);
       if (d != NULL) vstore(d + i * PANEL + j * VL, p * (vload(d + i * PANEL + j * VL) - D[j]));
     }
@@ -310,30 +357,30 @@ static void backward(const attention_args *a, const part *w) {
       const long at = ((w->b * a->T + q0) * a->H + h) * n, rows = a->H * n;
       const long keys = min_long(w->key_end, keys_seen(a, q0));
       if (w->key >= keys) continue;
+      /* Read where they are far apart once, and from here on from close by. */
+      copy_rows(a->q + at, rows, queries, n, a->scale, q_rows, padded);
+      copy_rows(a->d_out + at, rows, queries, n, 1, d_rows, padded);
       vf lse[WIDE], D[WIDE];
       for (int j = 0; j < WIDE; j++) lse[j] = D[j] = (vf){0};
       for (long i = 0; i < queries; i++) {
-        lse[i / VL][i % VL] = a->lse[(w->b * a->T + q0 + i) * a->H + h];
-        if (shifted) D[i / VL][i % VL] = dot(a->d_out + at + i * rows, a->o + at + i * rows, n);
+        lse[i / VL][i % VL] = a->lse[(w->b * a->T + q0 + i) * a->H + h] * (float)LOG2_E;
+        if (shifted) D[i / VL][i % VL] = dot(d_rows + i * padded, a->o + at + i * rows, n);
       }
-      pack(a->q + at, rows, queries, n, a->scale, q);
-      if (shifted) pack(a->d_out + at, rows, queries, n, 1, d);
-      if (w->dk != NULL) copy_rows(a->q + at, rows, queries, n, a->scale, q_rows, padded);
-      if (w->dv != NULL) copy_rows(a->d_out + at, rows, queries, n, 1, d_rows, padded);
+      pack(q_rows, padded, queries, n, (float)LOG2_E, q);
+      if (shifted) pack(d_rows, padded, queries, n, 1, d);
       for (long k0 = w->key; k0 < keys; k0 += KEYS) {
-        const long tile = min_long(KEYS, keys - k0), key = kv + k0 * stride;
-        times_panel(a->k + key, stride, tile, q, n, s);
-        if (shifted) times_panel(a->v + key, stride, tile, d, n, ds);
-        if (a->causal)
-          for (long i = max_long(0, q0 + 1 - k0); i < tile; i++)
-            hide(s + i * PANEL, k0 + i - q0);
-        weigh_tile(s, shifted ? ds : NULL, tile, lse, D);
+        const key_tile tile = tile_of(a, q0, k0, min_long(KEYS, keys - k0));
+        const long key = kv + k0 * stride;
+        times_panel(a->k + key, stride, &tile, q, n, s);
+        if (shifted) times_panel(a->v + key, stride, &tile, d, n, ds);
+        hide_tile(a, q0, &tile, s);
+        weigh_tile(s, shifted ? ds : NULL, tile.n, lse, D);
         if (w->dv != NULL)
-          panel_times_rows(s, tile, d_rows, padded, queries, w->dv + key, stride, n);
+          tile_gradient(s, &tile, d_rows, padded, queries, w->dv + key, stride, n);
         if (w->dk != NULL)
-          panel_times_rows(ds, tile, q_rows, padded, queries, w->dk + key, stride, n);
+          tile_gradient(ds, &tile, q_rows, padded, queries, w->dk + key, stride, n);
         if (w->dq != NULL)
-          transposed_times_panel(a->k + key, stride, n, ds, tile, dq, k0 > w->key);
+          transposed_times_tile(a->k + key, stride, n, ds, &tile, dq, k0 > w->key);
       }
       if (w->dq != NULL) {
         vf factor[WIDE];
@@ -396,6 +443,7 @@ static void set_sizes(attention_args *a, uint64_t B, uint64_t T, uint64_t H, uin
   a->features = (long)features, a->group = (long)group, a->shift = (long)shift;
   a->causal = causal;
   a->scale = (float)(1 / sqrt((double)features));
+  a->scale2 = (float)(LOG2_E / sqrt((double)features));
   a->panels = ceil_div(a->T, PANEL);
   a->tiles = ceil_div(a->T, KEYS);
 }

@@ -8,6 +8,7 @@
 
 #include "vector_math.h"
 
+#define LOG2_E 1.44269504088896341f
 #define STATISTICS 3
 /* Logits whose maximum is found before they are read again, from the first-level cache. */
 #define CHUNK 4096
@@ -42,16 +43,26 @@ static float row_max(const float *z, long n, float max) {
   return max;
 }
 
+/* exp(z - max) of a logit: an error of the exponent weighs as little as the weight itself. */
+RM_INLINE vf weight(vf z, vf max, const exp2_constants *c) {
+  return vexp2_down((z - max) * LOG2_E, c);
+}
+
 static double row_sum(const float *z, long n, float max) {
+  const exp2_constants c = vexp2_constants();
+  const vf top = vset(max);
   vf s0 = {0}, s1 = {0};
   for (long j = 0; j < n; j += 2 * VL) {
-    s0 += vexp_down(vload_or(z + j, n - j, -INFINITY) - max);
-    if (j + VL < n) s1 += vexp_down(vload_or(z + j + VL, n - j - VL, -INFINITY) - max);
+    s0 += weight(vload_or(z + j, n - j, -INFINITY), top, &c);
+    if (j + VL < n) s1 += weight(vload_or(z + j + VL, n - j - VL, -INFINITY), top, &c);
   }
   return (double)vsum(s0 + s1);
 }
 
-static float one_exp(float x) { return vexp_down(vset(x))[0]; }
+static float one_weight(float z, float max) {
+  const exp2_constants c = vexp2_constants();
+  return weight(vset(z), vset(max), &c)[0];
+}
 
 static void stats_task(void *context, long task) {
   const ce_args *a = context;
@@ -63,7 +74,7 @@ static void stats_task(void *context, long task) {
     for (long j = 0; j < a->V; j += CHUNK) {
       const long n = min_long(CHUNK, a->V - j);
       const float larger = row_max(z + j, n, max);
-      sum = sum * (double)one_exp(max - larger) + row_sum(z + j, n, larger);
+      sum = sum * (double)one_weight(max, larger) + row_sum(z + j, n, larger);
       max = larger;
     }
     const long target = a->t[m] - a->first;
@@ -92,7 +103,7 @@ static void merge_task(void *context, long task) {
     }
     for (long p = 0; p < a->parts; p++) {
       const float *part = a->s + (p * a->M + m) * STATISTICS;
-      sum += part[1] * one_exp(part[0] - max);
+      sum += part[1] * one_weight(part[0], max);
       target += part[2];
     }
     float *s = a->out + m * STATISTICS;
@@ -135,10 +146,12 @@ static void grad_task(void *context, long task) {
   const ce_args *a = context;
   const long begin = task * a->step, end = min_long(begin + a->step, a->M);
   const double factor = (double)*a->ds / a->count;
+  const exp2_constants c = vexp2_constants();
   for (long m = begin; m < end; m++) {
     const float *z = a->z + m * a->V;
     float *dz = a->out + m * a->V;
     const float max = a->s[m * STATISTICS];
+    const vf top = vset(max);
     const double inverse = 1.0 / (double)a->s[m * STATISTICS + 1];
     const vf scale = vset((float)(factor * inverse));
     const long target = a->t[m] - a->first;
@@ -146,10 +159,10 @@ static void grad_task(void *context, long task) {
     /* Before dz overwrites it. */
     const float at_target = own ? z[target] : 0;
     long j = 0;
-    for (; j + VL <= a->V; j += VL) vstore(dz + j, vexp_down(vload(z + j) - max) * scale);
+    for (; j + VL <= a->V; j += VL) vstore(dz + j, weight(vload(z + j), top, &c) * scale);
     if (j < a->V)
-      vstore_part(dz + j, vexp_down(vload_part(z + j, a->V - j) - max) * scale, a->V - j);
-    if (own) dz[target] = (float)(factor * ((double)one_exp(at_target - max) * inverse - 1));
+      vstore_part(dz + j, weight(vload_part(z + j, a->V - j), top, &c) * scale, a->V - j);
+    if (own) dz[target] = (float)(factor * ((double)one_weight(at_target, max) * inverse - 1));
   }
 }
 

@@ -22,7 +22,6 @@ RM_INLINE vf vexp(vf x) {
   /* Adding and taking away 1.5 * 2^23 rounds to an integer. */
   const vf shifted = c * 1.44269504088896341f + 12582912.0f;
   const vf n = shifted - 12582912.0f;
-  const vi k = (vi)shifted - 0x4b400000;
   /* ln 2 in two parts; the first has few enough bits for n times it to be exact. */
   vf r = c - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
@@ -33,28 +32,52 @@ RM_INLINE vf vexp(vf x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
+#if defined(__AVX512F__)
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
   /* In two factors, since 2^k alone may lie outside the range of normal numbers. */
-  const vi half = k >> 1;
-  return vselect(x != x, x, p * vpower2(half) * vpower2(k - half));
+  const vi k = (vi)shifted - 0x4b400000, half = k >> 1;
+  return p * vpower2(half) * vpower2(k - half);
+#endif
 }
 
-/* exp(x) for x of at most 0 (up to 88 in fact): half the work. What would be subnormal is 0; NaN
- * stays NaN. */
-RM_INLINE vf vexp_down(vf x) {
-  /* 2^-127 is written as the bits of 0. */
-  const vf c = vmax(vset(-88.0f), x);
-  const vf shifted = c * 1.44269504088896341f + 12582912.0f;
-  const vf n = shifted - 12582912.0f;
-  vf r = c - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
-  vf p = vset(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  return p * vpower2((vi)shifted - 0x4b400000);
+/* Constants of vexp2_down, which a loop keeps in registers: GCC would load them for every vector. */
+typedef struct {
+  vf least, magic, p5, p4, p3, p2, p1, one;
+} exp2_constants;
+
+RM_INLINE exp2_constants vexp2_constants(void) {
+  /* The polynomial of least relative error on [-1/2, 1/2] with 2^0 = 1, so that 2^-127 has the bits
+   * of 0. */
+  exp2_constants c = {vset(-127.0f),
+                      vset(12582912.0f),
+                      vset(1.326472731307149e-3f),
+                      vset(9.671512991189957e-3f),
+                      vset(5.550733581185341e-2f),
+                      vset(2.4022242426872253e-1f),
+                      vset(6.931470036506653e-1f),
+                      vset(1.0f)};
+  KEEP(c.least);
+  KEEP(c.magic);
+  KEEP(c.p5);
+  KEEP(c.p4);
+  KEEP(c.p3);
+  KEEP(c.p2);
+  KEEP(c.p1);
+  KEEP(c.one);
+  return c;
+}
+
+/* 2^x for x of at most 0 (up to 127 in fact), to about 2 ulp: half the work of exp(x). 2^-127 and
+ * below are 0, NaN stays NaN. */
+RM_INLINE vf vexp2_down(vf x, const exp2_constants *c) {
+  x = vmax(c->least, x);
+  /* Adding 1.5 * 2^23 rounds to an integer, which stands in the low bits; the others leave at the
+   * top. */
+  const vf shifted = x + c->magic;
+  const vf r = x - (shifted - c->magic);
+  const vf p = ((((c->p5 * r + c->p4) * r + c->p3) * r + c->p2) * r + c->p1) * r + c->one;
+  return (vf)((vi)p + ((vi)shifted << 23));
 }
 
 /* log(x) for normal positive x. NaN stays NaN. Coefficients from Cephes (logf). */
