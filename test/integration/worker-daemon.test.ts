@@ -101,6 +101,33 @@ describe("worker daemon", () => {
       });
     }
 
+    it("outside the time of any step", async () => {
+      const often = { steps: 3, evaluateEvery: 1, evaluationBatches: 1 };
+      const all = Array.from({ length: countRounds(often) }, (_, i) => roundAt(often, i));
+      const { sessions } = await gang(1, { batches: () => tinyRounds(all) });
+      const program = tinyProgram({ ranks: 1, evaluation: true });
+      const sleepMs = 200;
+      const sleep = {
+        kind: "compute",
+        op: "sleep",
+        inputs: [],
+        outputs: [],
+        attrs: { ms: sleepMs },
+      };
+      const { evaluation } = program;
+      const slow = { ...evaluation, body: [sleep, ...(evaluation?.body ?? [])] };
+      assignGang(sessions, { ...program, evaluation: slow } as Program, often);
+      const beganMs = performance.now();
+      await startGang(sessions);
+      await sessions[0]?.next("finished");
+      const wallMs = performance.now() - beganMs;
+      const stepMs = (sessions[0]?.all("step") ?? []).map(({ seconds }) => 1000 * seconds);
+      expect(stepMs.length).to.equal(3);
+      // Whatever else took time, steps and evaluations did not overlap.
+      const sum = stepMs.reduce((total, ms) => total + ms, 0);
+      expect(sum + often.steps * sleepMs).to.be.at.most(wallMs);
+    });
+
     it("and refuses a batch to train on where one to evaluate is due", async () => {
       const wrong = rounds.filter(({ evaluation }) => evaluation !== 1);
       const { sessions } = await gang(1, {
