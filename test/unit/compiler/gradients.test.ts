@@ -10,7 +10,7 @@ import {
   requestOf,
 } from "../../support/compile-cases.ts";
 import { MODEL_GRADIENTS } from "../../support/gradient-models.ts";
-import { ATTENTION_GRADIENTS } from "../../support/gradient-models-attention.ts";
+import { ATTENTION_GRADIENTS, LOGIT_MODELS } from "../../support/gradient-models-attention.ts";
 
 /** Central differences in float64 with this step are good to about its square. */
 const STEP = 1e-5;
@@ -55,9 +55,14 @@ function step(
   return { loss: device.runStep(batch).loss, after: (name) => device.parameter(name) };
 }
 
+const byLoss = [
+  ...LOSSES.map((loss) => [loss, models] as const),
+  ["cross_entropy", LOGIT_MODELS] as const,
+];
+
 describe("gradients", () => {
-  for (const [name, graph] of Object.entries(models)) {
-    for (const loss of LOSSES) {
+  for (const [loss, graphs] of byLoss) {
+    for (const [name, graph] of Object.entries(graphs)) {
       it(`of a model with ${name} and loss ${loss} are its central differences`, () => {
         // With plain SGD at lr 1 the update is the gradient.
         const c: Case = { graph, loss, batch: 2, optimizer: { kind: "sgd", lr: 1, momentum: 0 } };
