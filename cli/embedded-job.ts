@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { JobHandle } from "../client/job-handle.ts";
 import { isTerminal, type Job } from "../client/job-types.ts";
+import type { Planner } from "../coordinator/planner.ts";
 import { RankmeshError } from "../shared/errors.ts";
 import type { JobSpecInput } from "../shared/job/job-spec.ts";
 import { followJob } from "./follow-job.ts";
@@ -22,6 +23,10 @@ export interface EmbeddedJobOptions {
   readonly verbose: boolean;
   readonly stderr: ProgressStream;
   readonly signal: AbortSignal;
+  /** What compiles the job. @default planJob */
+  readonly planner?: Planner;
+  /** Brings the running job to its end. @default followJob */
+  readonly follow?: (handle: JobHandle, progress: Progress) => Promise<Job>;
 }
 
 /** The coordinator sees a lost worker by itself and says what it means; only when it does not, we do. */
@@ -40,7 +45,8 @@ export async function runEmbeddedJob(options: EmbeddedJobOptions): Promise<Job> 
   const progress = new Progress({ stream, title, steps }).start();
   progress.status(`starting ${plural(ranks, "worker")}`);
   const threads = threadsPerRank(ranks);
-  const starting = startLocalCluster({ ranks, backend, threads, folder, verbose, signal });
+  const { planner } = options;
+  const starting = startLocalCluster({ ranks, backend, threads, folder, verbose, planner, signal });
   const cluster = await starting.catch((error: unknown) => {
     progress.end();
     throw error;
@@ -48,7 +54,8 @@ export async function runEmbeddedJob(options: EmbeddedJobOptions): Promise<Job> 
   try {
     const handle = await cluster.client.submit(options.spec, { signal });
     try {
-      return await Promise.race([followJob(handle, progress, signal), lossUnnoticed(cluster)]);
+      const ended = options.follow?.(handle, progress) ?? followJob(handle, progress, signal);
+      return await Promise.race([ended, lossUnnoticed(cluster)]);
     } catch (error) {
       if (!signal.aborted) throw error;
       return await cancelAndWait(handle);

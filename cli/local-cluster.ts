@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { RankmeshClient } from "../client/client.ts";
 import { startCoordinator } from "../coordinator/coordinator-daemon.ts";
+import type { Planner } from "../coordinator/planner.ts";
 import { FailedPreconditionError } from "../shared/errors.ts";
 import { daemonLogger } from "./daemon.ts";
 import { plural } from "./format.ts";
@@ -16,6 +17,8 @@ export interface LocalClusterOptions {
   readonly folder: string;
   /** Passes the daemons' logs on to stderr. */
   readonly verbose: boolean;
+  /** What compiles jobs. @default planJob */
+  readonly planner?: Planner | undefined;
   readonly signal: AbortSignal;
 }
 
@@ -42,6 +45,7 @@ export async function startLocalCluster(options: LocalClusterOptions): Promise<L
     http: "127.0.0.1:0",
     files: { kind: "any", baseDir: options.folder },
     logger: daemonLogger("coordinator", options.verbose ? "info" : "silent"),
+    ...(options.planner === undefined ? {} : { planner: options.planner }),
   });
   const memoryLimitBytes = Math.floor(machineMemoryBytes().available / options.ranks);
   const workers = Array.from(

@@ -25,6 +25,10 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
     const { addExportCommand } = await import("./commands/export.ts");
     return (program) => addExportCommand(program, PROCESS_CONTEXT);
   },
+  generate: async () => {
+    const { addGenerateCommand } = await import("./commands/generate.ts");
+    return (program) => addGenerateCommand(program, PROCESS_CONTEXT);
+  },
   coordinator: async () => (await import("./commands/coordinator.ts")).addCoordinatorCommand,
   worker: async () => (await import("./commands/worker.ts")).addWorkerCommand,
   job: async () => {

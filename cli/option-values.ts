@@ -22,6 +22,14 @@ export function wholeNumber(min: number, max = Number.MAX_SAFE_INTEGER): (text: 
   };
 }
 
+/** `0.8`: a number of at least 0. */
+export function quantity(text: string): number {
+  const value = Number(text);
+  if (!/^\d*\.?\d+(?:e[+-]?\d+)?$/i.test(text) || !Number.isFinite(value))
+    throw new InvalidArgumentError("Write a number of at least 0, for example 0.8.");
+  return value;
+}
+
 /** `1,2,4,8` */
 export function wholeNumbers(min: number, max: number): (text: string) => number[] {
   const one = wholeNumber(min, max);

@@ -216,7 +216,7 @@ describe("a decoder", () => {
 
   it("is refused for a sequence longer than the model's positions", () => {
     expect(faults(gpt2(7), { positions: 8 })).to.contain(
-      "prompt and new tokens make 8 positions, and the model was made for 7; ask for fewer tokens",
+      "prompt and new tokens take 8 positions, and the model was made for 7; ask for fewer tokens",
     );
   });
 

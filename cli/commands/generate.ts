@@ -1,0 +1,207 @@
+import type { Command } from "commander";
+import type { Job } from "../../client/job-types.ts";
+import { anyPath } from "../../coordinator/data/paths.ts";
+import { type CheckedJob, checkJob } from "../../coordinator/job/check-submission.ts";
+import { LocalJobFiles } from "../../coordinator/job/local-job-files.ts";
+import type { JobPlan, Planner } from "../../coordinator/planner.ts";
+import { generationPlanner } from "../../coordinator/planning/plan-generation.ts";
+import { StreamedBatches } from "../../coordinator/streamed-batches.ts";
+import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
+import type { CommandContext } from "../command-context.ts";
+import { runEmbeddedJob } from "../embedded-job.ts";
+import { EXIT, ExitRequest, UsageError } from "../exit-codes.ts";
+import { formatRate, plural, printable } from "../format.ts";
+import { Continuation } from "../generate-text.ts";
+import { chooseTokenizer, chooseWeights, generationSpec } from "../generation-job.ts";
+import { catchInterrupt } from "../interrupt.ts";
+import { type LoadedJob, loadJobFile } from "../job-file.ts";
+import { jobErrorText } from "../job-report.ts";
+import { quantity, wholeNumber } from "../option-values.ts";
+import { checkOutputFile, writeJsonFile } from "../output-file.ts";
+import type { TextCodec } from "../text-codec.ts";
+import { backendOption } from "./backend-option.ts";
+
+interface GenerateFlags {
+  readonly prompt: string;
+  readonly weights?: string;
+  readonly tokenizer?: string;
+  readonly tokens: number;
+  readonly temperature: number;
+  readonly topK: number;
+  readonly seed: number;
+  readonly tp: number;
+  readonly backend: string;
+  readonly json?: string;
+  readonly verbose: boolean;
+}
+
+export function addGenerateCommand(program: Command, context: CommandContext): void {
+  program
+    .command("generate")
+    .description("let a trained language model go on with a text, here, token by token")
+    .argument("<job.yaml>", "job file that says the model and how its text is tokenized")
+    .requiredOption("--prompt <text>", "how the text begins")
+    .option(
+      "--weights <path>",
+      "file of weights, or folder of a Hugging Face checkpoint; else what the job wrote, or the checkpoint that it begins with",
+    )
+    .option("--tokenizer <path>", "bytes, or a tokenizer.json; else that of the job's text")
+    .option("--tokens <n>", "tokens to add", wholeNumber(1, MAX_TOKENS), 200)
+    .option(
+      "--temperature <number>",
+      "below 1 likely tokens are drawn more often, above 1 less; 0 always takes the likeliest",
+      quantity,
+      0.8,
+    )
+    .option("--top-k <n>", "draw among the n likeliest tokens only; 0: all", wholeNumber(0), 0)
+    .option("--seed <n>", "of the draws", wholeNumber(0), 0)
+    .option("--tp <n>", "tensor-parallel ranks, one process each", wholeNumber(1, MAX_TP), 1)
+    .addOption(backendOption())
+    .option("--json <file>", "write text and tokens as JSON")
+    .option("--verbose", "pass on the logs of coordinator and workers", false)
+    .action((file: string, flags: GenerateFlags) => generate(file, flags, context));
+}
+
+const MAX_TOKENS = 1_000_000;
+const MAX_TP = 1024;
+
+async function generate(
+  file: string,
+  flags: GenerateFlags,
+  context: CommandContext,
+): Promise<void> {
+  if (flags.prompt === "") throw new UsageError("--prompt is empty; give the text's beginning");
+  await checkOutputFile("--json", flags.json);
+  const loaded = await loadJobFile(file);
+  const weights = await chooseWeights(loaded, flags.weights);
+  const codec = await chooseTokenizer(loaded, flags.tokenizer, weights);
+  const prompt = codec.encode(flags.prompt);
+  if (prompt.length === 0) throw new UsageError("--prompt holds no token; give a longer text");
+  // The last token is drawn, and nothing is drawn after it.
+  const steps = prompt.length + flags.tokens - 1;
+  const { temperature, topK, seed } = flags;
+  const planner = generationPlanner({ positions: steps, temperature, topK, seed });
+  const raw = await generationSpec(loaded, weights, { ranks: flags.tp, steps });
+  const { spec, plan } = await check(raw, loaded, planner);
+  checkVocabulary(codec, prompt, plan.idLimits[inputOf(plan)]);
+  for (const note of plan.notes) context.stderr.write(`note: ${printable(note)}\n`);
+
+  const interrupt = catchInterrupt();
+  try {
+    const continuation = new Continuation({
+      input: inputOf(plan),
+      prompt,
+      tokens: flags.tokens,
+      decoder: codec.decoder(prompt),
+      write: (text) => context.stdout.write(shown(text, context)),
+      signal: interrupt.signal,
+    });
+    const job = await runEmbeddedJob({
+      spec,
+      ranks: flags.tp,
+      title: spec.name,
+      steps,
+      backend: flags.backend,
+      folder: loaded.folder,
+      verbose: flags.verbose,
+      stderr: context.stderr,
+      signal: interrupt.signal,
+      planner,
+      follow(handle, progress) {
+        return continuation.run(handle, () => {
+          progress.end();
+          context.stdout.write(shown(flags.prompt, context));
+        });
+      },
+    });
+    continuation.end();
+    if (continuation.tokens.length > 0) context.stdout.write("\n");
+    if (flags.json !== undefined)
+      await writeJsonFile(flags.json, result(flags, prompt, continuation, job));
+    finish(job, continuation, flags, context, interrupt.signal);
+  } finally {
+    interrupt.dispose();
+  }
+}
+
+/**
+ * Checks the job that generates as a coordinator would.
+ * @throws InvalidArgumentError with every fault, at the flag or the place in the job file that can mend it
+ */
+async function check(raw: unknown, loaded: LoadedJob, planner: Planner): Promise<CheckedJob> {
+  const files = new LocalJobFiles(anyPath(loaded.folder), new StreamedBatches());
+  try {
+    return await checkJob(raw, planner, files);
+  } catch (error) {
+    if (!(error instanceof InvalidArgumentError)) throw error;
+    const faults = error.faults.flatMap((fault): Fault[] => {
+      const flag = FLAGS.find(([path]) => fault.path.startsWith(path))?.[1];
+      return flag === undefined ? loaded.locate([fault]) : [{ ...fault, path: flag }];
+    });
+    throw new InvalidArgumentError(faults, { cause: error });
+  }
+}
+
+/** Keys of the job that flags stand for. */
+const FLAGS: readonly (readonly [path: string, flag: string])[] = [
+  ["init", "--weights"],
+  ["mesh", "--tp"],
+];
+
+/** @throws InvalidArgumentError when the tokenizer is for another model */
+function checkVocabulary(
+  { vocabulary }: TextCodec,
+  prompt: readonly number[],
+  ids = Number.POSITIVE_INFINITY,
+): void {
+  const needed = vocabulary ?? 1 + prompt.reduce((a, b) => Math.max(a, b), 0);
+  if (needed <= ids) return;
+  throw new InvalidArgumentError(
+    `${vocabulary === undefined ? "the prompt" : "the tokenizer"} has ids up to ${needed - 1}, and the model knows 0 to ${ids - 1}; give the model's own tokenizer with --tokenizer`,
+  );
+}
+
+function inputOf({ program }: JobPlan): string {
+  return program.inputs[0]?.name ?? "";
+}
+
+/** What a terminal may show of a text: no control characters but line ends and tabs. A file gets it as it is. */
+function shown(text: string, { stdout }: CommandContext): string {
+  return stdout.isTTY === true ? text.split("\t").map(printable).join("\t") : text;
+}
+
+function result(
+  { prompt, tp }: GenerateFlags,
+  promptTokens: readonly number[],
+  { text, tokens, tokensPerSecond }: Continuation,
+  { state, error }: Job,
+) {
+  return {
+    ...{ state, prompt, text, promptTokens, tokens, tensorParallel: tp },
+    tokensPerSecond: tokensPerSecond ?? null,
+    error: error === undefined ? null : { code: error.code, message: error.message },
+  };
+}
+
+/** @throws ExitRequest unless the text was written to its end */
+function finish(
+  job: Job,
+  { tokens, tokensPerSecond, noDraw }: Continuation,
+  { tp }: GenerateFlags,
+  { stderr }: CommandContext,
+  interrupted: AbortSignal,
+): void {
+  if (job.state === "SUCCEEDED") {
+    const rate = tokensPerSecond === undefined ? "" : `, ${formatRate(tokensPerSecond)} tokens/s`;
+    stderr.write(`${plural(tokens.length, "token")} on ${plural(tp, "rank")}${rate}\n`);
+    return;
+  }
+  if (noDraw) {
+    stderr.write(
+      `rankmesh: the model gives no probabilities for token ${tokens.length + 1}: its logits are not finite; are these the weights of a model whose training went well?\n`,
+    );
+  } else if (job.error !== undefined) {
+    stderr.write(`rankmesh: generation failed: ${jobErrorText(job.error)}\n`);
+  }
+  throw new ExitRequest(interrupted.aborted ? EXIT.interrupted : EXIT.jobFailed);
+}
