@@ -27,8 +27,8 @@ export class Continuation {
   readonly tokens: number[] = [];
   /** What they say. */
   text = "";
-  /** Whether a draw failed, because the model's logits were not finite. */
-  noDraw = false;
+  /** Length of the text after which the draw failed, because the model's logits were not finite. */
+  failedAfter: number | undefined;
   readonly #options: ContinuationOptions;
   readonly #drawn: Mailbox = new Mailbox();
   #startedMs = 0;
@@ -59,8 +59,9 @@ export class Continuation {
     });
     try {
       for await (const event of handle.events({ signal })) {
-        if (event.kind === "step" && event.step >= this.#options.prompt.length - 1)
-          this.#take(event.loss, onFirst);
+        if (event.kind !== "step") continue;
+        if (!Number.isFinite(event.loss)) this.failedAfter = event.step + 1;
+        else if (event.step >= this.#options.prompt.length - 1) this.#take(event.loss, onFirst);
       }
       return await handle.get({ signal });
     } finally {
@@ -75,10 +76,6 @@ export class Continuation {
   }
 
   #take(id: number, onFirst: () => void): void {
-    if (!Number.isInteger(id)) {
-      this.noDraw = true;
-      return;
-    }
     this.#drawn.put(id);
     this.#endedMs = performance.now();
     if (this.tokens.length === 0) {

@@ -41,7 +41,9 @@ export const BYTE_CODEC: TextCodec = {
 /** @throws InvalidArgumentError naming the file, when it is no tokenizer that can be used */
 export async function readTokenizer(path: string): Promise<TextCodec> {
   const within = (error: unknown): InvalidArgumentError => {
-    const reason = error instanceof Error ? error.message : String(error);
+    const isMissing = error instanceof Error && "code" in error && error.code === "ENOENT";
+    const text = error instanceof Error ? error.message : String(error);
+    const reason = isMissing ? "there is no such file" : text;
     return new InvalidArgumentError(`tokenizer ${path}: ${reason}`, { cause: error });
   };
   try {

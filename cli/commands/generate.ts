@@ -186,7 +186,7 @@ function result(
 /** @throws ExitRequest unless the text was written to its end */
 function finish(
   job: Job,
-  { tokens, tokensPerSecond, noDraw }: Continuation,
+  { tokens, tokensPerSecond, failedAfter }: Continuation,
   { tp }: GenerateFlags,
   { stderr }: CommandContext,
   interrupted: AbortSignal,
@@ -196,9 +196,9 @@ function finish(
     stderr.write(`${plural(tokens.length, "token")} on ${plural(tp, "rank")}${rate}\n`);
     return;
   }
-  if (noDraw) {
+  if (failedAfter !== undefined) {
     stderr.write(
-      `rankmesh: the model gives no probabilities for token ${tokens.length + 1}: its logits are not finite; are these the weights of a model whose training went well?\n`,
+      `rankmesh: the model gives no probabilities after ${plural(failedAfter, "token")}: its logits are not finite; use weights of a training whose losses were\n`,
     );
   } else if (job.error !== undefined) {
     stderr.write(`rankmesh: generation failed: ${jobErrorText(job.error)}\n`);

@@ -1,16 +1,14 @@
 import { expect } from "chai";
 import { compileDecoder, type DecodeRequest } from "../../../compiler/decode.ts";
 import { VirtualRanks } from "../../../compiler/interpret/run-program.ts";
-import { opDefinition } from "../../../compiler/ops/index.ts";
-import type { ReferenceTensor } from "../../../compiler/ops/op.ts";
 import { gpt2Graph } from "../../../models/gpt2.ts";
 import { llamaGraph } from "../../../models/llama.ts";
 import { InvalidArgumentError } from "../../../shared/errors.ts";
 import type { ForwardGraph } from "../../../shared/graph/graph.ts";
 import type { Gpt2Model, LlamaModel } from "../../../shared/job/job-spec.ts";
-import { stepScalars } from "../../../shared/optimizer/step-scalars.ts";
 import type { Program } from "../../../shared/program/program.ts";
 import { feedForwardGraph, GraphBuilder, numbers, requestOf } from "../../support/compile-cases.ts";
+import { fullLogits } from "../../support/full-logits.ts";
 
 const llamaModel: LlamaModel = {
   dim: 16,
@@ -86,38 +84,6 @@ function weightsOf(graph: ForwardGraph): Map<string, Float64Array> {
   );
 }
 
-/** Logits of all tokens by the whole model at once, in float64 and without dropout. */
-function fullLogits(
-  graph: ForwardGraph,
-  weights: ReadonlyMap<string, Float64Array>,
-): Float64Array[] {
-  const values: ReferenceTensor[] = [
-    { data: Float64Array.from(TOKENS), shape: [1, TOKENS.length] },
-    ...graph.parameters.map(({ name, dims }) => ({
-      data: weights.get(name) ?? new Float64Array(0),
-      shape: dims,
-    })),
-  ];
-  for (const { op, inputs, attrs } of graph.nodes) {
-    const definition = opDefinition(op);
-    const operands = inputs.map((i) => values[i] ?? { data: new Float64Array(0), shape: [] });
-    const types = operands.map(({ shape }, i) => ({
-      shape,
-      dtype: op === "embedding" && i === 0 ? ("int32" as const) : ("float32" as const),
-    }));
-    const { shape } = definition.infer(types, attrs);
-    const output = { data: new Float64Array(shape.reduce((a, b) => a * b, 1)), shape };
-    const scalars = stepScalars({ kind: "sgd", lr: 0, momentum: 0 }, { kind: "constant" }, 0);
-    const evaluated = { ...attrs, ...definition.evaluationAttrs };
-    const call = { attrs: evaluated, scalars, mesh: { axes: [] }, coordinates: [] };
-    definition.reference({ inputs: operands, outputs: [output], ...call });
-    values.push(output);
-  }
-  const { data } = values[graph.output] ?? { data: new Float64Array(0) };
-  const vocab = data.length / TOKENS.length;
-  return TOKENS.map((_, t) => Float64Array.from(data.slice(t * vocab, (t + 1) * vocab)));
-}
-
 /** The program with the logits as its result, element by element: what is sampled from. */
 function logitsOf(program: Program, ranks: VirtualRanks): Float64Array {
   const sample = program.body.find((i) => i.kind === "compute" && i.op === "sampleToken");
@@ -133,7 +99,7 @@ describe("a decoder's logits", () => {
         const whole = build(TOKENS.length);
         const program = decoder(whole, tp, { name });
         const weights = weightsOf(whole);
-        const expected = fullLogits(whole, weights);
+        const expected = fullLogits(whole, weights, TOKENS);
         const ranks = new VirtualRanks(program, weights);
         TOKENS.forEach((token, position) => {
           const { loss } = ranks.runStep(
