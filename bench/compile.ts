@@ -9,6 +9,7 @@ import type { ForwardGraph, LossKind } from "../shared/graph/graph.ts";
 import type { DataParallelSharding, JobSpecInput, LlamaModel } from "../shared/job/job-spec.ts";
 import { requireJobSpec } from "../shared/job/resolve.ts";
 import type { Program } from "../shared/program/program.ts";
+import { encodeProgram } from "../shared/program/wire.ts";
 import { fillStandardNormals } from "../shared/random/normal.ts";
 import { PhiloxStream } from "../shared/random/philox.ts";
 import {
@@ -190,7 +191,7 @@ function measure(c: Case, request: CompileRequest) {
     p90Seconds: p90(seconds),
     instructions: program.body.length + program.epilogue.length,
     collectives: program.collectives.length,
-    programBytes: Buffer.byteLength(json),
+    programBytes: encodeProgram(program).length,
   };
 }
 

@@ -2,6 +2,7 @@ import { type Fault, InvalidArgumentError } from "../shared/errors.ts";
 import { groupOf, type Mesh, worldSize } from "../shared/mesh/mesh.ts";
 import { type Layout, localShape } from "../shared/mesh/placement.ts";
 import { type DType, dtypeBytes, type Program } from "../shared/program/program.ts";
+import { decodeProgramText } from "../shared/program/wire.ts";
 import { quote } from "../shared/quote.ts";
 
 /** Faults reported at most: a wrong program is wrong in many places. */
@@ -20,7 +21,7 @@ type Json = Readonly<Record<string, unknown>>;
 export function parseProgram(json: Uint8Array): Program {
   let value: unknown;
   try {
-    value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(json));
+    value = JSON.parse(decodeProgramText(json));
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     const fault = { path: "program_json", message: `${json.length} bytes are not JSON: ${reason}` };

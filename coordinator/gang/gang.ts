@@ -6,6 +6,7 @@ import {
 } from "../../shared/errors.ts";
 import type { JobSpec } from "../../shared/job/job-spec.ts";
 import { worldSize } from "../../shared/mesh/mesh.ts";
+import { encodeProgram } from "../../shared/program/wire.ts";
 import { CONTROL_MESSAGE_LIMIT_BYTES } from "../../shared/rpc/channel.ts";
 import type { Assign } from "../../shared/rpc/gen/rankmesh/v1/Assign.ts";
 import type { RoundReader } from "../data/round-reader.ts";
@@ -95,7 +96,7 @@ export class Gang {
   assignments(): Assign[] {
     const { plan, spec, collectiveMs } = this.#options;
     const peers = this.workers.map(({ address, name }, rank) => ({ rank, address, worker: name }));
-    const programJson = Buffer.from(JSON.stringify(plan.program));
+    const programJson = encodeProgram(plan.program);
     if (programJson.length > MAX_PROGRAM_BYTES) {
       throw new ResourceExhaustedError(
         `the program has ${programJson.length} bytes, more than the ${MAX_PROGRAM_BYTES} that a worker takes; use a model of fewer layers`,

@@ -4,6 +4,7 @@ import type { JobSpec } from "../../shared/job/job-spec.ts";
 import { jobSpecFromProto } from "../../shared/job/proto.ts";
 import { resolveJobSpec } from "../../shared/job/resolve.ts";
 import { takesTokens } from "../../shared/job/sequences.ts";
+import { encodeProgram } from "../../shared/program/wire.ts";
 import type { JobSpec__Output } from "../../shared/rpc/gen/rankmesh/v1/JobSpec.ts";
 import { MAX_PROGRAM_BYTES } from "../gang/gang.ts";
 import { leastSizes } from "../gang/scheduler.ts";
@@ -100,7 +101,7 @@ function withoutRepeats(faults: readonly Fault[]): Fault[] {
 
 /** A program that no worker takes is better refused now than when its job starts. */
 function programFaults({ program }: JobPlan): Fault[] {
-  const bytes = Buffer.byteLength(JSON.stringify(program));
+  const bytes = encodeProgram(program).length;
   if (bytes <= MAX_PROGRAM_BYTES) return [];
   const message = `its program takes ${bytes} bytes, more than the ${MAX_PROGRAM_BYTES} that a worker takes; use fewer layers`;
   return [{ path: "model", message }];

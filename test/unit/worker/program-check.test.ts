@@ -1,6 +1,8 @@
+import { gzipSync } from "node:zlib";
 import { expect } from "chai";
 import fc from "fast-check";
 import { InvalidArgumentError } from "../../../shared/errors.ts";
+import { encodeProgram } from "../../../shared/program/wire.ts";
 import { parseProgram } from "../../../worker/program-check.ts";
 import { tinyProgram } from "../../support/tiny-program.ts";
 
@@ -71,6 +73,18 @@ describe("parseProgram", () => {
     expect(faultsOf({ ...program, body })).to.contain(
       "program.body: ends without waiting for collective 0",
     );
+  });
+
+  it("reads long programs by gzip, and refuses gzip that is broken or a bomb", () => {
+    const program = tinyProgram({ ranks: 2 });
+    const long = { ...program, name: "n".repeat(100_000) };
+    const encoded = encodeProgram(long);
+    expect(encoded.length).to.be.below(10_000);
+    expect(parseProgram(encoded)).to.deep.equal(long);
+    expect(encodeProgram(program).toString()).to.equal(JSON.stringify(program));
+    const bomb = gzipSync(Buffer.alloc(200 << 20, " "));
+    for (const bytes of [encoded.subarray(0, 500), bomb])
+      expect(() => parseProgram(bytes)).to.throw(InvalidArgumentError, "are not JSON");
   });
 
   it("refuses what is no JSON, or no program", () => {

@@ -13,7 +13,7 @@ export interface Assign {
   'rank'?: (number) | undefined;
   'peers'?: (_rankmesh_v1_Peer)[] | undefined;
   /**
-   * Program (shared/program/program.ts) as JSON, UTF-8.
+   * Program (shared/program/program.ts) as JSON in UTF-8; by gzip where it is long.
    */
   'programJson'?: (Buffer | Uint8Array | string) | undefined;
   'steps'?: (number | string | Long) | undefined;
@@ -49,7 +49,7 @@ export interface Assign__Output {
   'rank': (number);
   'peers': (_rankmesh_v1_Peer__Output)[];
   /**
-   * Program (shared/program/program.ts) as JSON, UTF-8.
+   * Program (shared/program/program.ts) as JSON in UTF-8; by gzip where it is long.
    */
   'programJson': (Buffer);
   'steps': (number);
