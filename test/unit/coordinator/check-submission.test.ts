@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { expect } from "chai";
 import { checkJob, checkSubmission, specKey } from "../../../coordinator/job/check-submission.ts";
 import type { JobFiles, PlannedData } from "../../../coordinator/job/job-files.ts";
@@ -71,7 +72,7 @@ describe("submission check", () => {
   it("refuses a model whose program is longer than a worker takes", async () => {
     const long: Planner = (spec, sizes, facts) => {
       const plan = planJob(spec, sizes, facts);
-      return { ...plan, program: { ...plan.program, name: "x".repeat(4 << 20) } };
+      return { ...plan, program: { ...plan.program, name: randomBytes(4 << 20).toString("hex") } };
     };
     const error = await caught(checkSubmission(received(smallJob(1, 1)), long, files()));
     expect((error as InvalidArgumentError).faults.map((f) => f.path)).to.deep.equal(["model"]);
