@@ -486,14 +486,6 @@ export const LARGE_MODEL_CASES: readonly OpCase[] = [
     tolerance: DOT,
   },
   {
-    op: "layerNormDg",
-    title: "x[9, 140001]",
-    inputs: [t(9, 140001), offCentre(9, 140001)],
-    outputs: [t(140001)],
-    attrs: { eps: 1e-5 },
-    tolerance: DOT,
-  },
-  {
     op: "swigluGrad",
     title: "[100003]",
     inputs: [t(100003), wide(100003), t(100003)],

@@ -20,9 +20,9 @@ typedef struct {
 
 /* y[0..n) from x, global elements `start` on. */
 static void drop_run(const dropout_args *a, uint64_t start, long n, const float *x, float *y) {
-  uint32_t words[4 * PHILOX_LANES] __attribute__((aligned(64)));
+  uint32_t words[PHILOX_WORDS] __attribute__((aligned(64)));
   while (n > 0) {
-    const long skip = (long)(start % 4), count = min_long(4 * PHILOX_LANES - skip, n);
+    const long skip = (long)(start % 4), count = min_long(PHILOX_WORDS - skip, n);
     /* Block numbers are below 2^32; the step is the counter's next word. */
     philox_blocks(&a->s, (a->step << 32) | (start / 4), words);
     for (long j = 0; j < count; j++) {

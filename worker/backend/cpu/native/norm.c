@@ -14,7 +14,7 @@ enum norm { RMS, LAYER };
 /* Blocks of rows at most. */
 #define MOST_BLOCKS 64
 /* Columns of one task of the sum over blocks. */
-#define COLUMNS 1024
+#define COLUMNS 256
 
 typedef struct {
   const float *dy, *x, *g, *b;
@@ -95,16 +95,33 @@ RM_INLINE float rate_of(float squares, long D, double eps) {
   return (float)(1.0 / __builtin_sqrt((double)squares / (double)D + eps));
 }
 
+/*
+ * What a row is normalised by, and for dx the means that are taken away. Statistics of a row are formed before the row
+ * ahead of it is written: their last sums, which wait for one another, then cost nothing.
+ */
+typedef struct {
+  float mean, rate, slope, shift;
+} row_statistics;
+
 /* ---- forward ---- */
 
+RM_INLINE row_statistics forward_statistics(const norm_args *a, long r, const enum norm kind) {
+  const float *x = a->x + r * a->D;
+  const float mean = row_mean(x, a->D, kind);
+  return (row_statistics){mean, rate_of(row_squares(x, a->D, mean), a->D, a->eps), 0, 0};
+}
+
 RM_INLINE void norm_rows(const norm_args *a, long task, const enum norm kind) {
-  const long D = a->D, last = min_long((task + 1) * a->step, a->M);
-  for (long r = task * a->step; r < last; r++) {
+  const long D = a->D, first = task * a->step, last = min_long(first + a->step, a->M);
+  row_statistics next = forward_statistics(a, first, kind);
+  for (long r = first; r < last; r++) {
     const float *x = a->x + r * D;
     float *y = a->y + r * D;
-    const float mean = row_mean(x, D, kind), rate = rate_of(row_squares(x, D, mean), D, a->eps);
+    const row_statistics s = next;
+    if (r + 1 < last) next = forward_statistics(a, r + 1, kind);
     EACH_VECTOR({
-      const vf xhat = (LOAD(x + i) - mean) * rate;
+      __builtin_prefetch(x + 2 * D + i);
+      const vf xhat = (LOAD(x + i) - s.mean) * s.rate;
       if (kind == LAYER)
         STORE(y + i, xhat * LOAD(a->g + i) + LOAD(a->b + i));
       else
@@ -127,23 +144,12 @@ RM_API void rm_norm(const float *x, const float *g, const float *b, float *y, ui
 /* ---- gradients ---- */
 
 /*
- * dx = rate (d - mean(d) - xhat mean(d xhat)) with d = dy g, where RMS has no mean(d); and sums += dy xhat. Each only
- * where wanted.
+ * dx = rate (d - shift - xhat slope) with d = dy g, slope = mean(d xhat) and, for LAYER, shift = mean(d).
  */
-RM_INLINE void grad_row(const norm_args *a, long r, float *sums, const enum norm kind,
-                        const int wants_dx) {
+RM_INLINE row_statistics grad_statistics(const norm_args *a, long r, const enum norm kind) {
   const long D = a->D;
   const float *x = a->x + r * D, *dy = a->dy + r * D;
   const float mean = row_mean(x, D, kind);
-  if (!wants_dx) {
-    const float rate = rate_of(row_squares(x, D, mean), D, a->eps);
-    EACH_VECTOR({
-      const vf xhat = (LOAD(x + i) - mean) * rate;
-      STORE(sums + i, LOAD(sums + i) + LOAD(dy + i) * xhat);
-    });
-    return;
-  }
-  float *dx = a->y + r * D;
   vf squares[2] = {{0}, {0}}, dots[2] = {{0}, {0}}, plain[2] = {{0}, {0}};
   long i = 0;
   for (; i + 2 * VL <= D; i += 2 * VL)
@@ -162,35 +168,58 @@ RM_INLINE void grad_row(const norm_args *a, long r, float *sums, const enum norm
     dots[0] += d * c;
     if (kind == LAYER) plain[0] += d;
   }
-  const float rate = rate_of(vsum(squares[0] + squares[1]), D, a->eps);
-  const float slope = rate * vsum(dots[0] + dots[1]) / (float)D;
-  const float shift = kind == LAYER ? vsum(plain[0] + plain[1]) / (float)D : 0.0f;
+  row_statistics s = {mean, rate_of(vsum(squares[0] + squares[1]), D, a->eps), 0, 0};
+  s.slope = s.rate * vsum(dots[0] + dots[1]) / (float)D;
+  if (kind == LAYER) s.shift = vsum(plain[0] + plain[1]) / (float)D;
+  return s;
+}
+
+/* Writes one row of dx, where wanted, and adds dy xhat to sums, where there are any. */
+RM_INLINE void grad_row(const norm_args *a, long r, row_statistics s, float *sums,
+                        const int wants_dx, const int wants_dg) {
+  const long D = a->D;
+  const float *x = a->x + r * D, *dy = a->dy + r * D;
+  float *dx = a->y + r * D;
   EACH_VECTOR({
-    const vf xhat = (LOAD(x + i) - mean) * rate, dyi = LOAD(dy + i);
-    if (sums) STORE(sums + i, LOAD(sums + i) + dyi * xhat);
-    STORE(dx + i, rate * (dyi * LOAD(a->g + i) - shift - xhat * slope));
+    __builtin_prefetch(x + 2 * D + i);
+    __builtin_prefetch(dy + 2 * D + i);
+    const vf xhat = (LOAD(x + i) - s.mean) * s.rate, dyi = LOAD(dy + i);
+    if (wants_dg) STORE(sums + i, LOAD(sums + i) + dyi * xhat);
+    if (wants_dx) STORE(dx + i, s.rate * (dyi * LOAD(a->g + i) - s.shift - xhat * s.slope));
   });
 }
 
-RM_INLINE void grad_rows(const norm_args *a, long task, const enum norm kind, const int wants_dx) {
-  const long last = min_long((task + 1) * a->step, a->M);
-  float *sums = a->sums ? a->sums + task * a->D : NULL;
-  if (sums) memset(sums, 0, (size_t)a->D * 4);
-  for (long r = task * a->step; r < last; r++) grad_row(a, r, sums, kind, wants_dx);
+RM_INLINE void grad_rows(const norm_args *a, long task, const enum norm kind, const int wants_dx,
+                         const int wants_dg) {
+  const long first = task * a->step, last = min_long(first + a->step, a->M);
+  float *sums = wants_dg ? a->sums + task * a->D : NULL;
+  if (wants_dg) memset(sums, 0, (size_t)a->D * 4);
+  if (first >= last) return;
+#define STATISTICS(r) (wants_dx ? grad_statistics(a, r, kind) : forward_statistics(a, r, kind))
+  row_statistics next = STATISTICS(first);
+  for (long r = first; r < last; r++) {
+    const row_statistics s = next;
+    if (r + 1 < last) next = STATISTICS(r + 1);
+    grad_row(a, r, s, sums, wants_dx, wants_dg);
+  }
+#undef STATISTICS
 }
-static void rms_grad_task(void *a, long task) { grad_rows(a, task, RMS, 1); }
-static void layer_grad_task(void *a, long task) { grad_rows(a, task, LAYER, 1); }
-static void rms_dg_task(void *a, long task) { grad_rows(a, task, RMS, 0); }
-static void layer_dg_task(void *a, long task) { grad_rows(a, task, LAYER, 0); }
+#define GRAD_TASKS(NAME, KIND)                                                       \
+  static void NAME##_dx_task(void *a, long task) { grad_rows(a, task, KIND, 1, 0); } \
+  static void NAME##_dg_task(void *a, long task) { grad_rows(a, task, KIND, 0, 1); } \
+  static void NAME##_both_task(void *a, long task) { grad_rows(a, task, KIND, 1, 1); }
+GRAD_TASKS(rms, RMS)
+GRAD_TASKS(layer, LAYER)
 
 static void add_blocks_task(void *context, long task) {
   const norm_args *a = context;
-  const long last = min_long((task + 1) * COLUMNS, a->D);
-  for (long d = task * COLUMNS; d < last; d++) {
-    double sum = 0;
-    for (long k = 0; k < a->blocks; k++) sum += (double)a->sums[k * a->D + d];
-    a->dg[d] = (float)sum;
+  const long first = task * COLUMNS, n = min_long(COLUMNS, a->D - first);
+  double sum[COLUMNS] = {0};
+  for (long k = 0; k < a->blocks; k++) {
+    const float *block = a->sums + k * a->D + first;
+    for (long d = 0; d < n; d++) sum[d] += (double)block[d];
   }
+  for (long d = 0; d < n; d++) a->dg[first + d] = (float)sum[d];
 }
 
 /* dx(M,D) and dg(D) of a norm (layer: of a layer norm); one of them may be NULL. dx may be dy. */
@@ -199,8 +228,9 @@ RM_API void rm_norm_grad(int layer, const float *dy, const float *x, const float
   if (D == 0) return;
   norm_args a = {.dy = dy, .x = x, .g = g, .y = dx, .dg = dg, .M = (long)M, .D = (long)D,
                  .eps = eps};
-  const rm_task task = dx ? (layer ? layer_grad_task : rms_grad_task)
-                          : (layer ? layer_dg_task : rms_dg_task);
+  const rm_task task = !dg  ? (layer ? layer_dx_task : rms_dx_task)
+                       : dx ? (layer ? layer_both_task : rms_both_task)
+                            : (layer ? layer_dg_task : rms_dg_task);
   if (!dg) {
     a.step = max_long(1, RM_SPAN / 2 / a.D);
     rm_parallel(ceil_div(a.M, a.step), task, &a);

@@ -15,13 +15,13 @@ RM_INLINE float uniform_of(uint32_t word, double unit) {
 
 /* y[0..n) = uniform values of global elements start .. start + n - 1. */
 static void fill_run(const stream *s, uint64_t start, long n, double unit, float *y) {
-  uint32_t words[4 * PHILOX_LANES] __attribute__((aligned(64)));
+  uint32_t words[PHILOX_WORDS] __attribute__((aligned(64)));
   while (n > 0) {
     const uint64_t block = start / 4;
-    const long skip = (long)(start % 4), count = min_long(4 * PHILOX_LANES - skip, n);
+    const long skip = (long)(start % 4), count = min_long(PHILOX_WORDS - skip, n);
     philox_blocks(s, block, words);
-    if (skip == 0 && count == 4 * PHILOX_LANES)
-      for (int j = 0; j < 4 * PHILOX_LANES; j++) y[j] = uniform_of(words[j], unit);
+    if (skip == 0 && count == PHILOX_WORDS)
+      for (int j = 0; j < PHILOX_WORDS; j++) y[j] = uniform_of(words[j], unit);
     else
       for (long j = 0; j < count; j++) y[j] = uniform_of(words[skip + j], unit);
     y += count;
