@@ -175,6 +175,18 @@ describe("a decoder", () => {
     }
   });
 
+  it("exchanges two sums a block, one for the embedding, and the logits", () => {
+    const { collectives } = decoder(llama()(1), 2);
+    expect(collectives.map(({ op, label }) => `${op} of ${label}`)).to.deep.equal([
+      "allReduce of tok_embeddings",
+      "allReduce of layers.0.attention.wo",
+      "allReduce of layers.0.feed_forward.w2",
+      "allReduce of layers.1.attention.wo",
+      "allReduce of layers.1.feed_forward.w2",
+      "allGather of output",
+    ]);
+  });
+
   it("is refused for a model that takes no tokens", () => {
     const message = "this one takes x [8] float32";
     expect(faults(feedForwardGraph(8, 8))).to.contain(message);
