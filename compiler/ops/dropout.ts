@@ -1,12 +1,12 @@
 import { InvalidArgumentError } from "../../shared/errors.ts";
 import { philox4x32 } from "../../shared/random/philox.ts";
+import { finiteNumber, wholeNumber } from "./attributes.ts";
 import type { Attrs, OpDefinition, ReferenceCall, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
 import {
   allDims,
   at,
   attr,
-  checkedAttr,
   checkFloats,
   elements,
   inputOf,
@@ -22,9 +22,6 @@ const MOST_DIMS = 8;
 /** Elements of one step, over all microbatches: the block number is one 32-bit word of the counter. */
 const MOST_ELEMENTS = 2 ** 34;
 
-const isWord = (x: number): boolean => Number.isInteger(x) && x >= 0 && x < 2 ** 32;
-const isCount = (x: number): boolean => Number.isSafeInteger(x) && x >= 1;
-
 /**
  * Zeros a share `rate` of the elements and scales the others by 1 / (1 - rate). Which ones is a function of seed, step,
  * name and the element's index in the step's global tensor alone, so it does not change with mesh or microbatches, and
@@ -38,13 +35,18 @@ const dropout: OpDefinition = {
   infer([x], attrs) {
     const type = operand([x], 0) as ValueType;
     checkFloats("dropout", [type]);
-    checkedAttr("dropout", attrs, "rate", (r) => r >= 0 && r < 1, "a number from 0 to below 1");
+    const rate = finiteNumber("dropout", attrs, "rate", 0);
+    if (rate >= 1) {
+      throw new InvalidArgumentError(
+        `dropout: attribute rate must be a share of at least 0 and below 1, got ${rate}`,
+      );
+    }
     for (const name of ["nameLow", "nameHigh", "seedLow", "seedHigh"]) {
       if (attrs[name] !== undefined)
-        checkedAttr("dropout", attrs, name, isWord, "an integer from 0 to 2^32 - 1");
+        wholeNumber("dropout", attrs, name, { min: 0, max: 2 ** 32 - 1 });
     }
     if (attrs["microbatches"] !== undefined)
-      checkedAttr("dropout", attrs, "microbatches", isCount, "an integer from 1 up");
+      wholeNumber("dropout", attrs, "microbatches", { min: 1 });
     const { shape } = type;
     if (shape.length < 1 || shape.length > MOST_DIMS) {
       throw new InvalidArgumentError(

@@ -221,6 +221,7 @@ const bias: OpDefinition = {
     ];
   },
   flops: (_inputs, y) => elements(y.shape),
+  mayOverwrite: 0,
   reference(call) {
     const [x, b, y] = [inputOf(call, 0), inputOf(call, 1), outputOf(call)];
     const O = lastDim(x.shape);

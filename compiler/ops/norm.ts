@@ -1,11 +1,11 @@
 import { InvalidArgumentError } from "../../shared/errors.ts";
 import { shard } from "../../shared/mesh/placement.ts";
+import { finiteNumber } from "./attributes.ts";
 import type { Attrs, OpDefinition, ReferenceCall, ReferenceTensor, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
 import {
   at,
   attr,
-  checkedAttr,
   elements,
   inputOf,
   lastDim,
@@ -45,7 +45,7 @@ const layerStatistics: RowStatistics = (x, m, eps) => {
 };
 
 function inferNorm(op: string, inputs: readonly ValueType[], attrs: Attrs): ValueType {
-  checkedAttr(op, attrs, "eps", (eps) => Number.isFinite(eps) && eps >= 0, "a number from 0 up");
+  finiteNumber(op, attrs, "eps", 0);
   const [x, ...vectors] = inputs;
   const D = x?.shape.at(-1);
   const fits = vectors.every(({ shape }) => shape.length === 1 && shape[0] === D);

@@ -88,25 +88,6 @@ export function checkFloats(op: string, inputs: readonly ValueType[]): void {
   });
 }
 
-/**
- * Attribute `name` of an op whose attributes come from a user.
- * @throws InvalidArgumentError when it is missing, or is not what `wanted` says
- */
-export function checkedAttr(
-  op: string,
-  attrs: Attrs,
-  name: string,
-  isRight: (value: number) => boolean,
-  wanted: string,
-): number {
-  const value = attrs[name];
-  if (value === undefined)
-    throw new InvalidArgumentError(`${op}: has no attribute "${name}"; give ${wanted}`);
-  if (!isRight(value))
-    throw new InvalidArgumentError(`${op}: attribute "${name}" is ${value}; it must be ${wanted}`);
-  return value;
-}
-
 /** Which of how many parts of a dim this rank holds, by position attribute `name`; the whole where it is not set. */
 export const placeOf = (
   call: ReferenceCall,

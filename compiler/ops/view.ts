@@ -1,18 +1,9 @@
 import { InvalidArgumentError } from "../../shared/errors.ts";
 import { shard } from "../../shared/mesh/placement.ts";
+import { wholeNumber } from "./attributes.ts";
 import type { Attrs, OpDefinition, StrategyRow, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
-import {
-  allDims,
-  at,
-  checkedAttr,
-  elements,
-  inputOf,
-  operand,
-  outputOf,
-  row,
-  show,
-} from "./shapes.ts";
+import { allDims, at, elements, inputOf, operand, outputOf, row, show } from "./shapes.ts";
 
 const MOST_DIMS = 8;
 
@@ -26,11 +17,9 @@ const reshape: OpDefinition = {
     const [B, ...rest] = shape;
     if (B === undefined)
       throw new InvalidArgumentError("reshape: a scalar has no batch dim; give a tensor [B, ...]");
-    const isRank = (n: number): boolean => Number.isInteger(n) && n >= 1 && n <= MOST_DIMS;
-    const rank = checkedAttr("reshape", attrs, "rank", isRank, `an integer from 1 to ${MOST_DIMS}`);
-    const isSize = (n: number): boolean => Number.isSafeInteger(n) && n >= 1;
+    const rank = wholeNumber("reshape", attrs, "rank", { min: 1, max: MOST_DIMS });
     const dims = Array.from({ length: rank - 1 }, (_, i) =>
-      checkedAttr("reshape", attrs, `d${i + 1}`, isSize, "an integer from 1 up"),
+      wholeNumber("reshape", attrs, `d${i + 1}`, { min: 1 }),
     );
     if (elements(dims) !== elements(rest)) {
       throw new InvalidArgumentError(
@@ -95,10 +84,15 @@ const transpose: OpDefinition = {
   numInputs: 1,
   infer([x], attrs) {
     const { shape, dtype } = operand([x], 0) as ValueType;
-    const isDim = (d: number): boolean => Number.isInteger(d) && d >= 1 && d < shape.length;
-    const wanted = `a dim of ${show(shape)} other than 0`;
-    const a = checkedAttr("transpose", attrs, "a", isDim, wanted);
-    const b = checkedAttr("transpose", attrs, "b", isDim, wanted);
+    if (shape.length < 2)
+      throw new InvalidArgumentError(
+        `transpose: ${show(shape)} has no two dims beside the batch dim 0 to change for each other`,
+      );
+    const range = { min: 1, max: shape.length - 1 };
+    const [a, b] = [
+      wholeNumber("transpose", attrs, "a", range),
+      wholeNumber("transpose", attrs, "b", range),
+    ];
     return { shape: shape.map((_, d) => operand(shape, swapped(d, a, b))), dtype };
   },
   gradient: (g) => [g.needs(0) ? g.emit("transpose", [g.outputGradient], g.attrs) : undefined],

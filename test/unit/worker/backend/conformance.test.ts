@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { opNames } from "../../../../compiler/ops/index.ts";
+import { opDefinition, opNames } from "../../../../compiler/ops/index.ts";
 import type { Layout } from "../../../../shared/mesh/placement.ts";
 import { shardIntervals } from "../../../../shared/mesh/placement.ts";
 import type { StoredTensor } from "../../../../shared/program/program.ts";
@@ -204,7 +204,7 @@ describe("the cpu backend on values that are not finite", () => {
     );
 
   it("passes NaN on through every activation and gradient", () => {
-    for (const op of ["silu", "relu", "gelu", "tanh", "sigmoid"]) {
+    for (const op of ["silu", "relu", "gelu", "geluTanh", "tanh", "sigmoid"]) {
       expect(run(op, x)[0], op).to.be.NaN;
       if (op !== "relu") expect(run(`${op}Grad`, ones, x)[0], `${op}Grad`).to.be.NaN;
       expect(run(`${op}Grad`, x, ones)[0], `${op}Grad`).to.be.NaN;
@@ -225,6 +225,8 @@ describe("the cpu backend on values that are not finite", () => {
     ]);
     expect(run("silu", x).slice(5)).to.deep.equal([200, -0]);
     expect(run("gelu", x).slice(5)).to.deep.equal([200, -0]);
+    expect(run("geluTanh", x).slice(5)).to.deep.equal([200, -0]);
+    expect(run("geluTanhGrad", ones, x).slice(5)).to.deep.equal([1, 0]);
     expect(run("sigmoidGrad", ones, x).slice(5)).to.deep.equal([0, 0]);
     expect(run("tanhGrad", ones, x).slice(1, 3)).to.deep.equal([0, 0]);
   });
@@ -247,5 +249,16 @@ describe("the table of op cases", () => {
     const cases = [...new Set(OP_CASES.map(({ op }) => op))].sort();
     expect(cases).to.deep.equal(opNames().sort());
     expect(boundOps().sort()).to.deep.equal(cases);
+  });
+
+  it("writes over every operand that an op may overwrite", () => {
+    const missing = opNames().filter((op) => {
+      const { mayOverwrite } = opDefinition(op);
+      return (
+        mayOverwrite !== undefined &&
+        !OP_CASES.some((c) => c.op === op && c.outputs[0] === mayOverwrite)
+      );
+    });
+    expect(missing).to.deep.equal([]);
   });
 });
