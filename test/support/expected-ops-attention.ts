@@ -25,7 +25,9 @@ const rope: Expected = (o) => {
     range(B * T * F).map((at) => {
       const [t, feature] = [Math.floor(at / F) % T, at % F];
       const pair = Math.floor((feature % headDim) / 2);
-      const first = o.attrs["fromStep"] === 1 ? o.scalars.step : partIndex(o, "sequenceAxes") * T;
+      const first = o.attrs["context"]
+        ? o.scalars.step % o.attrs["context"]
+        : partIndex(o, "sequenceAxes") * T;
       const turn = angle(first + t, pair, o) * (inverse === 1 ? -1 : 1);
       const [cos, sin] = [Math.fround(Math.cos(turn)), Math.fround(Math.sin(turn))];
       const x = get(o.inputs[0], at);
@@ -83,15 +85,15 @@ class Heads {
     );
   }
 
-  logSum(b: number, t: number, h: number): number {
-    const scores = this.scores(b, t, h);
+  logSum(b: number, t: number, h: number, scores = this.scores(b, t, h)): number {
     const max = Math.max(...scores);
     return max + Math.log(sum(scores.length, (s) => Math.exp(get(scores, s) - max)));
   }
 
   weights(b: number, t: number, h: number): number[] {
-    const lse = this.logSum(b, t, h);
-    return this.scores(b, t, h).map((score) => Math.exp(score - lse));
+    const scores = this.scores(b, t, h);
+    const lse = this.logSum(b, t, h, scores);
+    return scores.map((score) => Math.exp(score - lse));
   }
 
   forEach(visit: (b: number, t: number, h: number) => void): void {

@@ -231,6 +231,45 @@ describe("the cpu backend on values that are not finite", () => {
     expect(run("tanhGrad", ones, x).slice(1, 3)).to.deep.equal([0, 0]);
   });
 
+  it("lets a key that is not a number reach the queries that see it, and no others", () => {
+    const [T, bad] = [40, 21];
+    const keys: Tensor = { shape: [1, T, 4], values: (i) => (i === 4 * bad ? Number.NaN : 0.5) };
+    const plain: Tensor = { shape: [1, T, 4], values: (i) => i };
+    const attrs = { heads: 1, kvHeads: 1, headDim: 4, causal: 1, headAxes: 0, kvHeadAxes: 0 };
+    const [o = [], lse = []] = runOp(new CpuBackend({ threads: 1 }), {
+      ...base,
+      op: "attentionWithStats",
+      inputs: [plain, keys, plain],
+      outputs: [plain, { shape: [1, T, 1] }],
+      attrs,
+    });
+    const seeing = Array.from({ length: T }, (_, t) => t >= bad);
+    expect([...lse].map(Number.isNaN)).to.deep.equal(seeing);
+    expect([...o].map(Number.isNaN)).to.deep.equal(
+      seeing.flatMap((sees) => [sees, sees, sees, sees]),
+    );
+  });
+
+  it("tells a row of logits with one that is not a number, and takes classes at minus infinity", () => {
+    const V = 37;
+    const z: Tensor = {
+      shape: [2, V],
+      values: (i) => (i === 5 ? Number.NaN : i % 2 === 0 ? Number.NEGATIVE_INFINITY : 1),
+    };
+    const t: Tensor = { shape: [2], dtype: "int32", values: () => 2 };
+    const attrs = { classes: V, classAxes: 0 };
+    const [s = []] = runOp(new CpuBackend({ threads: 1 }), {
+      ...base,
+      op: "ceStats",
+      inputs: [z, t],
+      outputs: [{ shape: [2, 3] }],
+      attrs,
+    });
+    expect(s[1]).to.be.NaN;
+    // Row 1 begins at an odd element: 19 of its classes have logit 1, the target among them.
+    expect([...s].slice(3)).to.deep.equal([1, 19, 1]);
+  });
+
   it("keeps a gradient norm that is not a number from scaling anything to zero", () => {
     const norm: Tensor = { shape: [], dtype: "float64", values: () => Number.NaN };
     const clip = {
