@@ -2,14 +2,17 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { JobHandle } from "../client/job-handle.ts";
 import type { Job } from "../client/job-types.ts";
 import type { Batch } from "../client/push-batches.ts";
+import type { ContextWindows } from "./context-windows.ts";
 import type { TokenDecoder } from "./text-codec.ts";
 
 export interface ContinuationOptions {
   /** Name of the model's input. */
   readonly input: string;
   readonly prompt: readonly number[];
-  /** How many to add. */
-  readonly tokens: number;
+  /** What the job is fed. */
+  readonly windows: ContextWindows;
+  /** Steps of the job. */
+  readonly steps: number;
   readonly decoder: TokenDecoder;
   /** Takes the text as it comes. */
   readonly write: (text: string) => unknown;
@@ -20,7 +23,7 @@ export interface ContinuationOptions {
 const REFUSAL_GRACE_MS = 5000;
 
 /**
- * A text that a job goes on with: feeds the prompt a token a step, then each drawn token back, and writes what is drawn.
+ * A text that a job goes on with: feeds it a token a step, the prompt's and then those drawn, and writes what is drawn.
  */
 export class Continuation {
   /** Drawn so far. */
@@ -30,7 +33,9 @@ export class Continuation {
   /** Length of the text after which the draw failed, because the model's logits were not finite. */
   failedAfter: number | undefined;
   readonly #options: ContinuationOptions;
-  readonly #drawn: Mailbox = new Mailbox();
+  #isOver = false;
+  /** Wakes whoever waits for a token. */
+  #wake: () => void = () => {};
   #startedMs = 0;
   #endedMs = 0;
 
@@ -61,12 +66,13 @@ export class Continuation {
       for await (const event of handle.events({ signal })) {
         if (event.kind !== "step") continue;
         if (!Number.isFinite(event.loss)) this.failedAfter = event.step + 1;
-        else if (event.step >= this.#options.prompt.length - 1) this.#take(event.loss, onFirst);
+        else if (this.#options.windows.isDrawn(event.step)) this.#take(event.loss, onFirst);
       }
       return await handle.get({ signal });
     } finally {
       done.abort();
-      this.#drawn.close();
+      this.#isOver = true;
+      this.#wake();
     }
   }
 
@@ -76,13 +82,13 @@ export class Continuation {
   }
 
   #take(id: number, onFirst: () => void): void {
-    this.#drawn.put(id);
     this.#endedMs = performance.now();
     if (this.tokens.length === 0) {
       this.#startedMs = this.#endedMs;
       onFirst();
     }
     this.tokens.push(id);
+    this.#wake();
     this.#give(this.#options.decoder.push(id));
   }
 
@@ -91,42 +97,24 @@ export class Continuation {
     if (text !== "") this.#options.write(text);
   }
 
-  /** The prompt's tokens, then each one that is drawn but the last. */
   async *#batches(): AsyncGenerator<Batch, void, void> {
-    const { input, prompt, tokens } = this.#options;
-    const batch = (id: number): Batch => ({ [input]: { data: Int32Array.of(id), dims: [1, 1] } });
-    for (const id of prompt) yield batch(id);
-    for (let i = 1; i < tokens; i++) {
-      const id = await this.#drawn.take();
+    const { input, windows, steps } = this.#options;
+    for (let step = 0; step < steps; step++) {
+      const id = await this.#tokenAt(windows.fedAt(step));
       if (id === undefined) return;
-      yield batch(id);
+      yield { [input]: { data: Int32Array.of(id), dims: [1, 1] } };
     }
   }
-}
 
-/** Numbers on their way from one async function to another. */
-class Mailbox {
-  readonly #waiting: number[] = [];
-  #isClosed = false;
-  #wake: () => void = () => {};
-
-  put(id: number): void {
-    this.#waiting.push(id);
-    this.#wake();
-  }
-
-  /** The next number; undefined when the box is closed. */
-  async take(): Promise<number | undefined> {
-    while (this.#waiting.length === 0 && !this.#isClosed) {
+  /** The text's token `index`, when it is drawn; undefined when it never will be. */
+  async #tokenAt(index: number): Promise<number | undefined> {
+    const { prompt } = this.#options;
+    if (index < prompt.length) return prompt[index];
+    while (this.tokens.length <= index - prompt.length && !this.#isOver) {
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });
     }
-    return this.#waiting.shift();
-  }
-
-  close(): void {
-    this.#isClosed = true;
-    this.#wake();
+    return this.tokens[index - prompt.length];
   }
 }

@@ -101,6 +101,30 @@ export async function generationSpec(
   };
 }
 
+/**
+ * Tokens of a row that the job trains on, or that its model has room for: a model knows no positions past those.
+ * undefined where the job file does not tell; a checkpoint was trained on more than the job that goes on with it.
+ */
+export function trainedContext({ spec }: LoadedJob): number | undefined {
+  const model = field(spec, "model");
+  if (field(model, "huggingFace") !== undefined) return undefined;
+  const data = field(spec, "data");
+  const sources = ["text", "tokens", "random", "stream"].map((key) => field(data, key));
+  const lengths = [
+    ...sources.map((source) => field(source, "seqLen")),
+    field(field(model, "gpt2"), "contextLength"),
+    tracedLength(field(model, "graph")),
+  ];
+  const known = lengths.filter((length) => Number.isSafeInteger(length) && Number(length) > 0);
+  return known.length === 0 ? undefined : Math.min(...known.map(Number));
+}
+
+function tracedLength(graph: unknown): unknown {
+  const inputs = field(graph, "inputs");
+  const dims = Array.isArray(inputs) ? field(inputs[0], "dims") : undefined;
+  return Array.isArray(dims) ? dims[0] : undefined;
+}
+
 const BYTES = "bytes";
 
 const TRAINING_KEYS: ReadonlySet<string> = new Set([

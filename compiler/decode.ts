@@ -22,8 +22,8 @@ export interface DecodeRequest {
   readonly mesh: Mesh;
   /** One per mesh axis; none splits the batch, which is one sequence. */
   readonly axes: readonly AxisRole[];
-  /** Longest sequence: positions that the caches have room for. */
-  readonly positions: number;
+  /** Tokens that the model looks back on at most: positions that the caches have room for. */
+  readonly context: number;
   /** 0: always the likeliest token. */
   readonly temperature: number;
   /** How many of the likeliest tokens may be drawn; 0: all. */
@@ -33,9 +33,9 @@ export interface DecodeRequest {
 }
 
 /**
- * Compiles a model into the program that continues a text: step s takes the token at position s and returns, where a
- * training step returns its loss, the id of a token drawn for position s + 1. Keys and values of earlier positions are
- * kept in caches, so that a step costs one token whatever the length.
+ * Compiles a model into the program that continues a text: step s takes the token at position s mod context and returns,
+ * where a training step returns its loss, the id of a token drawn for the position after it. Keys and values of earlier
+ * positions are kept in caches, so that a step costs one token whatever the length. At position 0 a sequence begins anew.
  *
  * @throws InvalidArgumentError with all faults of model, plan and sizes, each with its field path
  */
@@ -92,7 +92,7 @@ function buildDecoder(
   step: CompileRequest,
   faults: Fault[],
 ): Decoder | undefined {
-  const { positions, temperature, topK, seed } = request;
+  const { context, temperature, topK, seed } = request;
   const [input, ...others] = request.graph.inputs;
   const [tracedTokens] = input?.dims ?? [];
   if (input?.dtype !== "int32" || input.dims.length !== 1 || others.length > 0) {
@@ -185,12 +185,12 @@ function buildDecoder(
         return keepsTokens ? graph.add(op, operands, { ...attrs, d1: 1 }, layer) : undefined;
       }
       case "rope":
-        return graph.add(op, operands, { ...attrs, fromStep: 1 }, layer);
+        return graph.add(op, operands, { ...attrs, context }, layer);
       case "addPosition": {
         const rows = sizeOf(operands[1], 0);
-        if (rows >= positions) return graph.add(op, operands, { ...attrs, fromStep: 1 }, layer);
+        if (rows >= context) return graph.add(op, operands, { ...attrs, context }, layer);
         throw new InvalidArgumentError(
-          `prompt and new tokens take ${positions} positions, and the model was made for ${rows}; ask for fewer tokens`,
+          `a context of ${context} tokens, and the model was made for ${rows}; look back on no more than those`,
         );
       }
       case "attention":
@@ -216,7 +216,7 @@ function buildDecoder(
     }
     const cache = (what: string, of: number | undefined): number => {
       const name = `${layer}.${what}${attentions.length}`;
-      const type = { shape: [positions, sizeOf(of, 2)], dtype: "float32" } as const;
+      const type = { shape: [context, sizeOf(of, 2)], dtype: "float32" } as const;
       const leaf = graph.leaf({ kind: "cache", index: caches.length }, type, name);
       caches.push({ name, leaf });
       return leaf;

@@ -8,11 +8,17 @@ import { generationPlanner } from "../../coordinator/planning/plan-generation.ts
 import { StreamedBatches } from "../../coordinator/streamed-batches.ts";
 import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
 import type { CommandContext } from "../command-context.ts";
+import { ContextWindows } from "../context-windows.ts";
 import { runEmbeddedJob } from "../embedded-job.ts";
 import { EXIT, ExitRequest, UsageError } from "../exit-codes.ts";
 import { formatRate, plural, printable } from "../format.ts";
 import { Continuation } from "../generate-text.ts";
-import { chooseTokenizer, chooseWeights, generationSpec } from "../generation-job.ts";
+import {
+  chooseTokenizer,
+  chooseWeights,
+  generationSpec,
+  trainedContext,
+} from "../generation-job.ts";
 import { catchInterrupt } from "../interrupt.ts";
 import { type LoadedJob, loadJobFile } from "../job-file.ts";
 import { jobErrorText } from "../job-report.ts";
@@ -26,6 +32,7 @@ interface GenerateFlags {
   readonly weights?: string;
   readonly tokenizer?: string;
   readonly tokens: number;
+  readonly context?: number;
   readonly temperature: number;
   readonly topK: number;
   readonly seed: number;
@@ -55,6 +62,11 @@ export function addGenerateCommand(program: Command, context: CommandContext): v
     )
     .option("--top-k <n>", "draw among the n likeliest tokens only; 0: all", wholeNumber(0), 0)
     .option("--seed <n>", "of the draws", wholeNumber(0), 0)
+    .option(
+      "--context <n>",
+      "tokens that the model looks back on; else as many as it was trained on at a time",
+      wholeNumber(1, MAX_TOKENS),
+    )
     .option("--tp <n>", "tensor-parallel ranks, one process each", wholeNumber(1, MAX_TP), 1)
     .addOption(backendOption())
     .option("--json <file>", "write text and tokens as JSON")
@@ -70,28 +82,20 @@ async function generate(
   flags: GenerateFlags,
   context: CommandContext,
 ): Promise<void> {
-  if (flags.prompt === "") throw new UsageError("--prompt is empty; give the text's beginning");
   await checkOutputFile("--json", flags.json);
-  const loaded = await loadJobFile(file);
-  const weights = await chooseWeights(loaded, flags.weights);
-  const codec = await chooseTokenizer(loaded, flags.tokenizer, weights);
-  const prompt = codec.encode(flags.prompt);
-  if (prompt.length === 0) throw new UsageError("--prompt holds no token; give a longer text");
-  // The last token is drawn, and nothing is drawn after it.
-  const steps = prompt.length + flags.tokens - 1;
-  const { temperature, topK, seed } = flags;
-  const planner = generationPlanner({ positions: steps, temperature, topK, seed });
-  const raw = await generationSpec(loaded, weights, { ranks: flags.tp, steps });
-  const { spec, plan } = await check(raw, loaded, planner);
-  checkVocabulary(codec, prompt, plan.idLimits[inputOf(plan)]);
-  for (const note of plan.notes) context.stderr.write(`note: ${printable(note)}\n`);
-
+  const { folder, codec, prompt, windows, steps, planner, checked } = await prepare(file, flags);
+  const { spec, plan } = checked;
+  const notes = windows.leftOut === 0 ? [] : [leftOutNote(prompt, windows)];
+  for (const note of [...notes, ...plan.notes]) {
+    context.stderr.write(`note: ${printable(note)}\n`);
+  }
   const interrupt = catchInterrupt();
   try {
     const continuation = new Continuation({
       input: inputOf(plan),
       prompt,
-      tokens: flags.tokens,
+      windows,
+      steps,
       decoder: codec.decoder(prompt),
       write: (text) => context.stdout.write(shown(text, context)),
       signal: interrupt.signal,
@@ -102,7 +106,7 @@ async function generate(
       title: spec.name,
       steps,
       backend: flags.backend,
-      folder: loaded.folder,
+      folder,
       verbose: flags.verbose,
       stderr: context.stderr,
       signal: interrupt.signal,
@@ -122,6 +126,33 @@ async function generate(
   } finally {
     interrupt.dispose();
   }
+}
+
+/** What a text needs before its first token: the job that makes it, checked, and what that is fed. */
+async function prepare(file: string, flags: GenerateFlags) {
+  if (flags.prompt === "") throw new UsageError("--prompt is empty; give the text's beginning");
+  const loaded = await loadJobFile(file);
+  const weights = await chooseWeights(loaded, flags.weights);
+  const codec = await chooseTokenizer(loaded, flags.tokenizer, weights);
+  const prompt = codec.encode(flags.prompt);
+  if (prompt.length === 0) throw new UsageError("--prompt holds no token; give a longer text");
+  // The last token is drawn, and nothing is drawn after it.
+  const whole = prompt.length + flags.tokens - 1;
+  const windows = new ContextWindows(
+    prompt.length,
+    Math.min(whole, flags.context ?? trainedContext(loaded) ?? whole),
+  );
+  const steps = windows.steps(flags.tokens);
+  const { temperature, topK, seed } = flags;
+  const planner = generationPlanner({ context: windows.context, temperature, topK, seed });
+  const raw = await generationSpec(loaded, weights, { ranks: flags.tp, steps });
+  const checked = await check(raw, loaded, planner);
+  checkVocabulary(codec, prompt, checked.plan.idLimits[inputOf(checked.plan)]);
+  return { folder: loaded.folder, codec, prompt, windows, steps, planner, checked };
+}
+
+function leftOutNote(prompt: readonly number[], { context, leftOut }: ContextWindows): string {
+  return `the prompt has ${plural(prompt.length, "token")} and the model looks back on ${context}; the first ${leftOut} are left out`;
 }
 
 /**

@@ -1,7 +1,7 @@
-import { InternalError, InvalidArgumentError } from "../../shared/errors.ts";
+import { InvalidArgumentError } from "../../shared/errors.ts";
 import { productFlops } from "./attention.ts";
 import { AttentionShape, headPositions, localHeads } from "./attention-heads.ts";
-import type { OpDefinition, ReferenceCall, ValueType } from "./op.ts";
+import type { OpDefinition, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
 import { at, inputOf, operand, outputOf, show } from "./shapes.ts";
 
@@ -9,7 +9,8 @@ import { at, inputOf, operand, outputOf, show } from "./shapes.ts";
 
 /**
  * Attention of one more token of a sequence: [q [1, 1, H * hd], k and v [1, 1, KV * hd], caches of keys and values
- * [L, KV * hd]] -> o [1, 1, H * hd]. Writes k and v to row `step` of the caches and attends to rows 0 to `step`.
+ * [L, KV * hd]] -> o [1, 1, H * hd]. Writes k and v to the row of the token's position, step mod L, and attends to the rows
+ * up to it: after L tokens another sequence begins.
  * attrs: as attention. No strategies: a decoder puts it in place of an attention that is placed already.
  */
 const attentionCached: OpDefinition = {
@@ -41,7 +42,8 @@ const attentionCached: OpDefinition = {
     const [q, k, v] = [inputOf(call, 0).data, inputOf(call, 1).data, inputOf(call, 2).data];
     const [o, keys, values] = [outputOf(call), outputOf(call, 1), outputOf(call, 2)];
     const { H, KV, headDim, scale, kvHead } = localHeads(call, 0, 1);
-    const [position, width] = [cachePosition(call), KV * headDim];
+    const width = KV * headDim;
+    const position = call.scalars.step % (keys.shape[0] ?? 1);
     for (let d = 0; d < width; d++) {
       keys.data[position * width + d] = at(k, d);
       values.data[position * width + d] = at(v, d);
@@ -67,13 +69,5 @@ const attentionCached: OpDefinition = {
     }
   },
 };
-
-/** The row that this step's token takes. */
-function cachePosition(call: ReferenceCall): number {
-  const [length = 0] = inputOf(call, 3).shape;
-  const { step } = call.scalars;
-  if (step >= length) throw new InternalError(`attentionCached: step ${step} of ${length}`);
-  return step;
-}
 
 registerOps(attentionCached);

@@ -1,12 +1,12 @@
 import { InternalError, InvalidArgumentError } from "../../shared/errors.ts";
-import { firstPosition } from "./first-position.ts";
+import { checkContext, firstPosition } from "./first-position.ts";
 import type { OpDefinition } from "./op.ts";
 import { registerOps } from "./registry.ts";
 import { at, elements, inputOf, operand, outputOf, placeOf, row, show } from "./shapes.ts";
 
 // Legend: B batch, T positions of a sequence, L rows of the table (the longest sequence), D features.
 
-/** y = x [B, T, D] + p [L, D] by position: row t of the sequence gets row t of p. attrs: fromStep in a decoder. */
+/** y = x [B, T, D] + p [L, D] by position: row t of the sequence gets row t of p. attrs: context in a decoder. */
 const addPosition: OpDefinition = {
   name: "addPosition",
   numInputs: 2,
@@ -17,7 +17,7 @@ const addPosition: OpDefinition = {
       replicate: { weight: "R", bias: "R", product: "output", output: "R" },
     },
   },
-  infer(inputs) {
+  infer(inputs, attrs) {
     const [x, p] = [operand(inputs, 0), operand(inputs, 1)];
     const [, T = 0, D = 0] = x.shape;
     const fits = x.shape.length === 3 && p.shape.length === 2 && p.shape[1] === D;
@@ -31,6 +31,7 @@ const addPosition: OpDefinition = {
         `addPosition: a sequence of ${T} positions, and a table of ${p.shape[0]}; shorten the sequence or make the table longer`,
       );
     }
+    checkContext("addPosition", attrs, p.shape[0] ?? 0);
     return x;
   },
   gradient: (g) => [

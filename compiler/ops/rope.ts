@@ -1,7 +1,7 @@
 import { InvalidArgumentError } from "../../shared/errors.ts";
 import { partOf, shard } from "../../shared/mesh/placement.ts";
 import { flag } from "./attributes.ts";
-import { firstPosition } from "./first-position.ts";
+import { checkContext, firstPosition } from "./first-position.ts";
 import type { OpDefinition, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
 import { ropeFrequencies } from "./rope-frequencies.ts";
@@ -11,7 +11,7 @@ import { at, attr, elements, inputOf, operand, outputOf, row, show } from "./sha
 
 /**
  * Rotary position embedding of x [B, T, F]: every adjacent pair (2i, 2i + 1) of a head turns by position * frequency i.
- * attrs: headDim, theta, inverse (1 turns back), and optionally the four of Llama 3.1's scaling; fromStep in a decoder.
+ * attrs: headDim, theta, inverse (1 turns back), and optionally the four of Llama 3.1's scaling; context in a decoder.
  */
 const rope: OpDefinition = {
   name: "rope",
@@ -20,6 +20,7 @@ const rope: OpDefinition = {
     const type = operand([x], 0) as ValueType;
     const headDim = 2 * ropeFrequencies(attrs).length;
     flag("rope", attrs, "inverse");
+    checkContext("rope", attrs);
     if (type.shape.length !== 3 || type.dtype !== "float32") {
       throw new InvalidArgumentError(
         `rope: needs float32 [batch, tokens, features], got ${type.dtype} ${show(type.shape)}`,

@@ -9,8 +9,8 @@ import { buildReport } from "./report.ts";
 
 /** How a text goes on. */
 export interface GenerationSettings {
-  /** Tokens of prompt and continuation together. */
-  readonly positions: number;
+  /** Tokens that the model looks back on at most. */
+  readonly context: number;
   /** 0: always the likeliest token. */
   readonly temperature: number;
   /** How many of the likeliest tokens may be drawn; 0: all. */

@@ -2,6 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
+import { ContextWindows } from "../../cli/context-windows.ts";
 import { llamaGraph } from "../../models/llama.ts";
 import type { LlamaModel } from "../../shared/job/job-spec.ts";
 import { type CliResult, runCli } from "../support/cli.ts";
@@ -76,20 +77,31 @@ describe("rankmesh generate", function () {
     return { ...result, generated };
   }
 
-  it("writes the likeliest text on 1 and 2 ranks, and it is that of the whole model", async () => {
-    const prompt = "In the be";
-    const args = ["--prompt", prompt, "--temperature", "0", "--tokens", "20"];
+  it("writes the likeliest text on 1 and 2 ranks, and it is that of the whole model, past its context too", async () => {
+    const [prompt, context, count] = ["In the be", 24, 40];
+    const args = ["--prompt", prompt, "--temperature", "0", "--tokens", `${count}`];
     const { stdout, stderr, generated } = await generate(args);
     const { tokens } = generated;
-    expect(tokens).to.have.lengthOf(20);
+    expect(tokens).to.have.lengthOf(count);
     expect(stdout).to.equal(`${prompt}${generated.text}\n`);
-    expect(stderr).to.match(/20 tokens on 1 rank, [\d.]+ tokens\/s/);
+    expect(stderr).to.match(/40 tokens on 1 rank, [\d.]+ tokens\/s/);
 
     const weights = await readTensors(join(folder, "final.safetensors"));
-    const all = [...generated.promptTokens, ...tokens];
-    const logits = fullLogits(llamaGraph(model, all.length, false), weights, all);
-    const likeliest = logits.map((z) => z.indexOf(Math.max(...z)));
-    expect(tokens).to.deep.equal(likeliest.slice(prompt.length - 1, -1));
+    const text = [...generated.promptTokens, ...tokens];
+    const windows = new ContextWindows(prompt.length, context);
+    const likeliest: number[] = [];
+    for (let start = 0; start < windows.steps(count); start += context) {
+      const end = Math.min(start + context, windows.steps(count));
+      const steps = Array.from({ length: end - start }, (_, i) => start + i);
+      const fed = steps.map((step) => text[windows.fedAt(step)] ?? -1);
+      const logits = fullLogits(llamaGraph(model, fed.length, false), weights, fed);
+      likeliest.push(
+        ...logits
+          .filter((_, i) => windows.isDrawn(start + i))
+          .map((z) => z.indexOf(Math.max(...z))),
+      );
+    }
+    expect(tokens).to.deep.equal(likeliest);
 
     const pair = await generate([...args, "--tp", "2"]);
     expect(pair.generated.tokens).to.deep.equal(tokens);

@@ -9,7 +9,7 @@ const partIndex = (o: OpOperands, name: string): number =>
 /** The caches with the token's row in place, and the softmax over rows 0 to the step. */
 const attentionCached: Expected = (o) => {
   const { heads = 0, kvHeads = 0, headDim: n = 0 } = o.attrs;
-  const { step } = o.scalars;
+  const step = o.scalars.step % (o.shapes[3]?.[0] ?? 1);
   const [q, k, v, oldKeys = [], oldValues = []] = o.inputs;
   const [H, width] = [(q?.length ?? 0) / n, k?.length ?? 0];
   const withRow = (cache: readonly number[], row: readonly number[] | undefined): number[] =>

@@ -178,7 +178,9 @@ export const MODEL_EXPECTED: Readonly<Record<string, Expected>> = {
   addPosition: (o) => {
     const [x = [], p] = o.inputs;
     const [, T = 0, D = 0] = o.shapes[0] ?? [];
-    const start = o.attrs["fromStep"] === 1 ? o.scalars.step : part(o, "sequenceAxes").index * T;
+    const start = o.attrs["context"]
+      ? o.scalars.step % o.attrs["context"]
+      : part(o, "sequenceAxes").index * T;
     return [x.map((xi, i) => xi + get(p, start * D + (i % (T * D))))];
   },
   addPositionDp: (o) => {

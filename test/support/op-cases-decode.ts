@@ -37,6 +37,7 @@ const CACHED: readonly CachedCase[] = [
   { H: 3, KV: 3, n: 20, L: 200, step: 127 },
   { H: 3, KV: 3, n: 20, L: 200, step: 128 },
   { H: 8, KV: 2, n: 64, L: 400, step: 333 },
+  { H: 2, KV: 2, n: 4, L: 5, step: 7 },
   { H: 2, KV: 1, n: 130, L: 40, step: 20 },
   { H: 1, KV: 1, n: 512, L: 3, step: 2 },
   { H: 2, KV: 1, n: 16, L: 300, step: 299, sharp: 100 },
@@ -115,13 +116,13 @@ const noDraw: OpCase[] = [Number.NaN, Number.POSITIVE_INFINITY].map((odd) => ({
   tolerance: EXACT,
 }));
 
-const positions: OpCase[] = [0, 6].flatMap((step): OpCase[] => [
+const positions: OpCase[] = [0, 4, 7].flatMap((step): OpCase[] => [
   {
     op: "rope",
     title: `of the token of step ${step}`,
     inputs: [t(1, 1, 12)],
     outputs: [t(1, 1, 12)],
-    attrs: { headDim: 4, theta: 10000, inverse: 0, sequenceAxes: 0, fromStep: 1 },
+    attrs: { headDim: 4, theta: 10000, inverse: 0, sequenceAxes: 0, context: 5 },
     step,
     tolerance: 2 * ROUNDING,
   },
@@ -130,7 +131,7 @@ const positions: OpCase[] = [0, 6].flatMap((step): OpCase[] => [
     title: `of the token of step ${step}`,
     inputs: [t(1, 1, 5), t(7, 5)],
     outputs: [t(1, 1, 5)],
-    attrs: { sequenceAxes: 0, fromStep: 1 },
+    attrs: { sequenceAxes: 0, context: 7 },
     step,
     tolerance: ROUNDING,
   },

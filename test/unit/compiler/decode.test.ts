@@ -69,7 +69,7 @@ function decoder(graph: ForwardGraph, tp: number, changes: Partial<DecodeRequest
   );
   const { name, mesh, axes } = requestOf({ graph, tp, plan });
   const request = { name, graph, mesh, axes: axes.map((a) => ({ ...a, splitsBatch: false })) };
-  const draw = { positions: TOKENS.length, temperature: 0, topK: 0, seed: 0 };
+  const draw = { context: TOKENS.length, temperature: 0, topK: 0, seed: 0 };
   return compileDecoder({ ...request, ...draw, ...changes }).program;
 }
 
@@ -101,7 +101,9 @@ describe("a decoder's logits", () => {
         const weights = weightsOf(whole);
         const expected = fullLogits(whole, weights, TOKENS);
         const ranks = new VirtualRanks(program, weights);
-        TOKENS.forEach((token, position) => {
+        // Twice: when the context is full, a sequence begins anew.
+        [...TOKENS, ...TOKENS].forEach((token, step) => {
+          const position = step % TOKENS.length;
           const { loss } = ranks.runStep(
             new Map([[program.inputs[0]?.name ?? "", Float64Array.of(token)]]),
           );
@@ -122,10 +124,10 @@ describe("a decoder's draws", () => {
   const weights = weightsOf(graph);
   /** Tokens of a text that goes on with what is drawn. */
   const text = (tp: number, changes: Partial<DecodeRequest>): number[] => {
-    const positions = 24;
-    const ranks = new VirtualRanks(decoder(graph, tp, { positions, ...changes }), weights);
+    const context = 24;
+    const ranks = new VirtualRanks(decoder(graph, tp, { context, ...changes }), weights);
     const tokens = [4];
-    while (tokens.length < positions)
+    while (tokens.length < context)
       tokens.push(ranks.runStep(new Map([["tokens", Float64Array.of(tokens.at(-1) ?? 0)]])).loss);
     return tokens;
   };
@@ -192,9 +194,9 @@ describe("a decoder", () => {
     expect(faults(feedForwardGraph(8, 8))).to.contain(message);
   });
 
-  it("is refused for a sequence longer than the model's positions", () => {
-    expect(faults(gpt2(7), { positions: 8 })).to.contain(
-      "prompt and new tokens take 8 positions, and the model was made for 7; ask for fewer tokens",
+  it("is refused for a context longer than the model's positions", () => {
+    expect(faults(gpt2(7), { context: 8 })).to.contain(
+      "a context of 8 tokens, and the model was made for 7; look back on no more than those",
     );
   });
 

@@ -6,7 +6,7 @@ import { requireJobSpec } from "../../../shared/job/resolve.ts";
 const PAIR = { dataParallel: 1, tensorParallel: 2 };
 const DATA = { batchSize: 1, stream: { seqLen: 1 } };
 const llama = { dim: 16, layers: 1, heads: 4, kvHeads: 2, hidden: 24, vocab: 12 };
-const settings = { positions: 9, temperature: 1, topK: 0, seed: 0 };
+const settings = { context: 9, temperature: 1, topK: 0, seed: 0 };
 
 const plan = (job: object, sizes = PAIR) =>
   generationPlanner(settings)(requireJobSpec({ model: { llama }, data: DATA, ...job }), sizes, {

@@ -90,10 +90,14 @@ const addPosition: Binder = (o, context) => {
   const y = o.output(0, x.n);
   const { B, length, skip } = sequences(o, context, x, p);
   const rowBytes = length * dtypeBytes("float32");
-  if (o.attrs["fromStep"] === 1) {
+  const period = o.attrs["context"];
+  if (period !== undefined) {
+    if (!Number.isSafeInteger(period) || period < 1 || period * length > p.n) {
+      o.fail(`a context of ${period} positions and a table of ${p.n / length}`);
+    }
     return ({ step }) => {
-      if ((step + 1) * length > p.n) o.fail(`step ${step} and a table of ${p.n / length} rows`);
-      kernels.bias(x.address, p.address + step * rowBytes, y.address, B, length);
+      const from = p.address + (step % period) * rowBytes;
+      kernels.bias(x.address, from, y.address, B, length);
     };
   }
   const from = p.address + skip * dtypeBytes("float32");
