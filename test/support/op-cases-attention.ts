@@ -87,6 +87,7 @@ interface AttentionCase {
 
 const SHAPES: readonly (readonly [B: number, T: number, H: number, KV: number, n: number])[] = [
   [1, 1, 1, 1, 1],
+  [3, 1, 4, 2, 20],
   [2, 5, 2, 1, 3],
   [1, 17, 3, 3, 8],
   [1, 33, 4, 2, 16],

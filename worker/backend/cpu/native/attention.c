@@ -375,6 +375,9 @@ static void backward(const attention_args *a, const part *w) {
         if (shifted) times_panel(a->v + key, stride, &tile, d, n, ds);
         hide_tile(a, q0, &tile, s);
         weigh_tile(s, shifted ? ds : NULL, tile.n, lse, D);
+        /* A query with one key alone has weight 1 whatever its score: no gradient, not what rounding
+         * leaves of one, which an optimizer that divides by its size would take for a real one. */
+        if (shifted && q0 == 0 && k0 == 0 && (a->causal || a->T == 1)) ds[0] = 0;
         if (w->dv != NULL)
           tile_gradient(s, &tile, d_rows, padded, queries, w->dv + key, stride, n);
         if (w->dk != NULL)
