@@ -1,7 +1,7 @@
 import { type Fault, InternalError, InvalidArgumentError } from "../../shared/errors.ts";
 import type { ForwardGraph, GraphNode } from "../../shared/graph/graph.ts";
 import { didYouMean } from "../../shared/nearest.ts";
-import { hasOp, opDefinition } from "../ops/index.ts";
+import { opDefinition } from "../ops/index.ts";
 import type { Attrs } from "../ops/op.ts";
 import type { Graph } from "./graph.ts";
 
@@ -61,7 +61,7 @@ export function addForwardPass(
   for (const [index, node] of model.nodes.entries()) {
     const operands = node.inputs.map((v) => values[v] ?? -1);
     const where = `${node.layer === "" ? "model" : `layer "${node.layer}"`}, op ${node.op}`;
-    if (!hasOp(node.op) || opDefinition(node.op).gradient === undefined) {
+    if (!modelOps.includes(node.op)) {
       faults.push({
         path: `model.graph.nodes[${index}]`,
         message: `${where}: not an op that models may use${didYouMean(node.op, modelOps)}`,
