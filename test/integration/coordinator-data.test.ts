@@ -5,6 +5,7 @@ import { FailedPreconditionError, InvalidArgumentError } from "../../shared/erro
 import type { JobSpecInput } from "../../shared/job/job-spec.ts";
 import { shardIntervals } from "../../shared/mesh/placement.ts";
 import type { Program } from "../../shared/program/program.ts";
+import { decodeProgramText } from "../../shared/program/wire.ts";
 import type { PushBatchesResponse__Output } from "../../shared/rpc/gen/rankmesh/v1/PushBatchesResponse.ts";
 import type { TensorData } from "../../shared/rpc/gen/rankmesh/v1/TensorData.ts";
 import { fromServiceError } from "../../shared/rpc/status.ts";
@@ -90,7 +91,9 @@ describe("coordinator: data and weights", function () {
       expect(job.state, job.error?.message).to.equal("JOB_STATE_SUCCEEDED");
       const file = await SafetensorsFile.open(join(coordinator.dir, safetensors));
       for (const [rank, worker] of workers.entries()) {
-        const program = JSON.parse(worker.assigned[0]?.programJson.toString() ?? "") as Program;
+        const program = JSON.parse(
+          decodeProgramText(worker.assigned[0]?.programJson ?? Buffer.alloc(0)),
+        ) as Program;
         expect(worker.weights.size).to.equal(3);
         for (const [stored, bytes] of worker.weights) {
           const tensor = program.stored[stored];

@@ -2,6 +2,7 @@ import { crc32 } from "node:zlib";
 import { type ClientDuplexStream, credentials } from "@grpc/grpc-js";
 import { shardIntervals } from "../../shared/mesh/placement.ts";
 import type { Program } from "../../shared/program/program.ts";
+import { decodeProgramText } from "../../shared/program/wire.ts";
 import { controlChannelOptions } from "../../shared/rpc/channel.ts";
 import type { Assign__Output } from "../../shared/rpc/gen/rankmesh/v1/Assign.ts";
 import type { RankServiceClient } from "../../shared/rpc/gen/rankmesh/v1/RankService.ts";
@@ -201,7 +202,7 @@ export class FakeWorker {
     const { assign, start, abort, release } = message;
     if (assign) {
       this.assigned.push(assign);
-      const program = JSON.parse(assign.programJson.toString("utf8")) as Program;
+      const program = JSON.parse(decodeProgramText(assign.programJson)) as Program;
       this.#current = { assign, program, stop: new AbortController() };
       this.#prepare(assign, program).catch((error: unknown) => this.#fail(error));
     }
