@@ -25,6 +25,8 @@ export interface AxisRole {
   readonly stateSharding: "none" | "optimizer" | "full";
   /** Spec field that holds the axis's size, for fault paths. */
   readonly sizePath: string;
+  /** Where the model's own plan asks for split outputs because the spec does: the field, and what to do when they do not divide. */
+  readonly outputs?: { readonly path: string; readonly advice: string };
 }
 
 export interface CompileRequest {

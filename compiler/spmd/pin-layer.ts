@@ -15,6 +15,16 @@ export interface PinContext {
   readonly request: CompileRequest;
   readonly training: TrainingGraph;
   readonly faults: Fault[];
+  /** What does not divide, alike layers together. */
+  readonly failures: Map<
+    string,
+    {
+      readonly path: string;
+      readonly what: string;
+      readonly layers: string[];
+      readonly problem: string;
+    }
+  >;
   /** Why something was left whole, to the layers that it befell. */
   readonly leftWhole: Map<string, string[]>;
   readonly axis: number;
@@ -53,7 +63,7 @@ export function pinLayer(context: PinContext, layer: PlannedLayer, matched: Matc
   const problem = weightProblem(wanted);
   if (problem !== undefined) {
     if (!style.optional) {
-      faults.push({ path, message: `${style.name} "${layer.path}": ${problem}` });
+      fail(path, style.name, layer.path.replace(/\d+/g, "#"), problem);
       return;
     }
     noteLeftWhole(problem);
@@ -85,14 +95,21 @@ export function pinLayer(context: PinContext, layer: PlannedLayer, matched: Matc
     const dim = shardDim(weight);
     const length = training.graph.node(layer.weights[0] ?? -1).type.shape[dim] ?? 0;
     const what = features(definition?.kind, dim);
-    if (length % size !== 0) {
-      return `${length} ${what} are not divisible by ${size} ranks; use ${divisors(length)} ranks, or a multiple of ${size}`;
-    }
     const unit =
       output === "last" ? layer.calls.map((c) => unitOf(training, c.output))[0] : undefined;
-    if (unit === undefined || length % (unit.size * size) === 0) return undefined;
-    const count = length / unit.size;
-    return `${count} ${unit.name} of ${unit.size} features are not divisible by ${size} ranks; use ${divisors(count)} ranks, ${count < size ? "" : `a multiple of ${size} ${unit.name}, `}or style "replicate" for layers whose heads can't be split`;
+    const count = unit === undefined ? length : length / unit.size;
+    if (count % size === 0) return undefined;
+    if (unit === undefined)
+      return `${length} ${what} are not divisible by ${size} ranks; use ${divisors(length)}, or a multiple of ${size}`;
+    return `${count} ${unit.name} of ${unit.size} features are not divisible by ${size} ranks; use ${divisors(count)}, ${count < size ? "" : `a multiple of ${size} ${unit.name}, `}or style "replicate" for layers whose heads can't be split`;
+  }
+
+  function fail(at: string, what: string, alike: string, problem: string): void {
+    const key = `${at} ${what} ${alike} ${problem}`;
+    const known = context.failures.get(key);
+    if (known === undefined)
+      context.failures.set(key, { path: at, what, layers: [layer.path], problem });
+    else known.layers.push(layer.path);
   }
 
   function noteLeftWhole(reason: string): void {
@@ -146,8 +163,9 @@ export function pinLayer(context: PinContext, layer: PlannedLayer, matched: Matc
     const problem = `dim ${dim} of [${shape.join(", ")}] is not divisible by ${size * batchParts} ranks`;
     if (style.optional) noteLeftWhole(`${what}: ${problem}`);
     else {
-      const message = `${what} of "${layer.path}": ${problem}; use ${divisors(length)} ranks`;
-      faults.push({ path, message });
+      const outputs = role?.stylesAreOwn === false ? role.outputs : undefined;
+      const advice = outputs?.advice ?? `use ${divisors(length)}`;
+      fail(outputs?.path ?? path, `${what} of`, "", `${problem}; ${advice}`);
     }
     return undefined;
   }
@@ -185,10 +203,11 @@ function unitOf(training: TrainingGraph, value: number): Unit | undefined {
   }
 }
 
-/** `1, 2, 4, 5 or 10`: at most the eight largest divisors up to 64. */
+/** `1, 2, 4, 5 or 10 ranks`, `1 rank`: at most the eight largest divisors up to 64. */
 function divisors(n: number): string {
   const all: number[] = [];
   for (let d = 1; d <= Math.min(n, 64); d++) if (n % d === 0) all.push(d);
   const shown = all.slice(-8);
-  return shown.length === 1 ? `${shown[0]}` : `${shown.slice(0, -1).join(", ")} or ${shown.at(-1)}`;
+  if (shown.length === 1) return `${shown[0]} rank${shown[0] === 1 ? "" : "s"}`;
+  return `${shown.slice(0, -1).join(", ")} or ${shown.at(-1)} ranks`;
 }

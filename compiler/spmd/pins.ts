@@ -55,6 +55,7 @@ export function pinAxes(
     const size = axisSize(mesh, a);
     const owners: PinContext["owners"] = new Map();
     const leftWhole: PinContext["leftWhole"] = new Map();
+    const failures: PinContext["failures"] = new Map();
     const pin = (value: number | undefined, placement: Placement): void => {
       if (value !== undefined) pins.set(value, size === 1 ? "R" : placement);
     };
@@ -70,16 +71,16 @@ export function pinAxes(
       const followsInput = follows[a];
       if (matched !== undefined)
         pinLayer(
-          { request, training, faults, leftWhole, axis: a, pins, pin, owners },
+          { request, training, faults, failures, leftWhole, axis: a, pins, pin, owners },
           layer,
           matched,
         );
       else for (const call of layer.calls) followsInput?.set(call.product, call.input);
     }
-    for (const [reason, [first, ...others]] of leftWhole) {
-      const more = others.length === 0 ? "" : ` and ${others.length} more layers`;
-      notes.push(`"${first}"${more} left whole on ${mesh.axes[a]?.name}: ${reason}`);
-    }
+    for (const { path, what, layers, problem } of failures.values())
+      faults.push({ path, message: `${what} ${listed(layers)}: ${problem}` });
+    for (const [reason, layers] of leftWhole)
+      notes.push(`${listed(layers)} left whole on ${mesh.axes[a]?.name}: ${reason}`);
     for (const parameter of training.parameters) {
       const compute = pins.get(parameter.leaf) ?? "R";
       for (const value of [parameter.forwardUse, parameter.backwardUse]) pin(value, compute);
@@ -119,4 +120,10 @@ export function pinAxes(
     }
     return "R";
   }
+}
+
+/** `"layers.0.norm" and 3 more layers`. */
+function listed([first, ...others]: readonly string[]): string {
+  const more = others.length === 1 ? " and 1 more layer" : ` and ${others.length} more layers`;
+  return `"${first}"${others.length === 0 ? "" : more}`;
 }

@@ -90,6 +90,10 @@ export function compileRequest(
         splitsBatch: false,
         stateSharding: "none",
         sizePath: "mesh.tensorParallel",
+        outputs: {
+          path: "sequenceParallel",
+          advice: "use auto, or a seqLen of the data that is a multiple of that",
+        },
       },
     ],
     loss: spec.loss,

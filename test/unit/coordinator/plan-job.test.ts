@@ -31,6 +31,17 @@ describe("planning a language model", () => {
     ]);
   });
 
+  it("blames sequenceParallel, once, for a length that does not divide where it was asked for", () => {
+    const data = { random: { seqLen: 13 } };
+    const spec = requireJobSpec({ model: LLAMA, data, sequenceParallel: true });
+    const faults = faultsOf(() => planJob(spec, PAIR));
+    expect(faults).to.have.length(1);
+    expect(faults[0]).to.match(
+      /^sequenceParallel: output of .* and \d+ more layers: dim 1 of \[4, 13, 64\] is not divisible by 2 ranks; use auto/,
+    );
+    expect(planJob({ ...spec, sequenceParallel: "auto" }, PAIR).notes).to.have.length(1);
+  });
+
   it("takes the length of sequences from what a data file tells", () => {
     const spec = requireJobSpec({ model: LLAMA, data: FILE });
     const { program } = planJob(spec, ALONE, { seqLen: 12 });
