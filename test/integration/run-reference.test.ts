@@ -13,7 +13,13 @@ const WEIGHT_TOL = 5e-4;
 interface Expected {
   readonly loss: readonly number[];
   readonly grad_norm: readonly number[];
-  readonly settings: { readonly batch: number; readonly steps: number; readonly lr: number };
+  readonly settings: {
+    readonly batch: number;
+    readonly steps: number;
+    readonly lr: number;
+    readonly clip: number;
+    readonly [size: string]: unknown;
+  };
 }
 
 const SWAPPED = { w1: "rowwise", w3: "rowwise", w2: "colwise" };
@@ -27,7 +33,28 @@ const CASES = [
   { reference: "feedforward-mse", mesh: [3, 1], job: { dataParallelSharding: "optimizer" } },
   { reference: "feedforward-mse", mesh: [1, 2], job: { plan: SWAPPED } },
   { reference: "feedforward-sum", mesh: [1, 2], job: { gradientAccumulation: 3 } },
+  { reference: "llama-tiny", mesh: [1, 1], job: { recompute: "block", gradientAccumulation: 2 } },
+  { reference: "llama-tiny", mesh: [1, 2], job: { sequenceParallel: false } },
+  { reference: "llama-tiny", mesh: [1, 4], job: { sequenceParallel: true, recompute: "block" } },
+  { reference: "llama-tiny", mesh: [2, 1], job: { dataParallelSharding: "optimizer" } },
+  {
+    reference: "llama-tiny",
+    mesh: [2, 2],
+    job: { dataParallelSharding: "full", sequenceParallel: true, gradientAccumulation: 2 },
+  },
+  { reference: "llama-clip", mesh: [1, 2], job: { sequenceParallel: true } },
+  { reference: "llama-clip", mesh: [2, 2], job: { dataParallelSharding: "none" } },
 ] as const;
+
+/** The model and loss that a reference was made with. */
+function modelOf(reference: string, { settings: s }: Expected): Record<string, unknown> {
+  if (reference.startsWith("feedforward")) {
+    const loss = reference === "feedforward-sum" ? "sum" : "mse";
+    return { model: { feedForward: { dim: s["dim"], hidden: s["hidden"] } }, loss };
+  }
+  const { dim, layers, heads, hidden, vocab, kv_heads: kvHeads } = s;
+  return { model: { llama: { dim, layers, heads, kvHeads, hidden, vocab } } };
+}
 
 describe("rankmesh run against the reference", () => {
   for (const { reference, mesh, job } of CASES) {
@@ -40,13 +67,13 @@ describe("rankmesh run against the reference", () => {
           await readFile(join(folder.path, "expected.json"), "utf8"),
         ) as Expected;
         const wantWeights = await readTensors(join(folder.path, "final.safetensors"));
-        const { batch, steps, lr } = want.settings;
+        const { batch, steps, lr, clip } = want.settings;
         const file = await folder.write("job.yaml", {
           name: reference,
-          model: { feedForward: { dim: 48, hidden: 80 } },
+          ...modelOf(reference, want),
+          clipGradNorm: clip,
           init: { safetensors: "init.safetensors" },
           mesh: { dataParallel, tensorParallel },
-          loss: reference === "feedforward-sum" ? "sum" : "mse",
           optimizer: { adamw: { lr } },
           reportGradNorm: true,
           data: { batchSize: batch, safetensors: { path: "data.safetensors" } },

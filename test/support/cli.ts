@@ -117,7 +117,9 @@ export function isRunning(pid: number): boolean {
 }
 
 /** A temporary folder with a job file and the files of a reference run; `dispose` removes it. */
-export async function jobFolder(reference: "feedforward-sum" | "feedforward-mse"): Promise<{
+export async function jobFolder(
+  reference: "feedforward-sum" | "feedforward-mse" | "llama-tiny" | "llama-clip",
+): Promise<{
   path: string;
   write(name: string, spec: unknown): Promise<string>;
   dispose(): Promise<void>;
