@@ -63,7 +63,7 @@ export function pinLayer(context: PinContext, layer: PlannedLayer, matched: Matc
   const problem = weightProblem(wanted);
   if (problem !== undefined) {
     if (!style.optional) {
-      fail(path, style.name, layer.path.replace(/\d+/g, "#"), problem);
+      fail(path, style.name, layer.path.replace(/(?<=^|\.)\d+(?=\.|$)/g, "#"), problem);
       return;
     }
     noteLeftWhole(problem);

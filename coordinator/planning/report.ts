@@ -151,7 +151,7 @@ function alikeShards(report: PlanReport): { names: string[]; layout: string }[] 
   const groups = new Map<string, { names: string[]; layout: string }>();
   for (const { name, role, layout, intervals } of report.ranks[0]?.shards ?? []) {
     if (role !== "parameter") continue;
-    const key = `${name.replace(/\d+/g, "#")} ${layout} ${JSON.stringify(intervals)}`;
+    const key = `${name.replace(/(?<=^|\.)\d+(?=\.|$)/g, "#")} ${layout} ${JSON.stringify(intervals)}`;
     const group = groups.get(key);
     if (group === undefined) groups.set(key, { names: [name], layout });
     else group.names.push(name);
