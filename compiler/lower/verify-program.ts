@@ -6,7 +6,7 @@ import { opDefinition } from "../ops/index.ts";
  * Runs a program's instructions on the ownership of bytes: every read must find the value it names, whole and not yet
  * overwritten; a collective keeps its operands from start to wait; every start has its wait. It knows slots and
  * instructions only, nothing of how they were scheduled and placed, so that it would notice a mistake there.
- * Cost: instructions x live slots.
+ * Cost: instructions x log(live slots), and a move of what lies behind in the list of them.
  * @throws InternalError naming slot and instruction
  */
 export function verifyProgram(program: Program): void {
@@ -22,30 +22,39 @@ export function verifyProgram(program: Program): void {
     }
     return slot;
   };
-  const write = (index: number, where: string, viewOf = -1): void => {
+  /** Held slots by the bytes they lie in: no two ranges share a byte, since a write ends what it overlaps. By offset. */
+  const ranges: HeldRange[] = [];
+  const write = (index: number, where: string, isView = false): void => {
     const { offsetBytes: start, sizeBytes } = slotOf(index);
-    for (const other of held) {
-      const { offsetBytes, sizeBytes: otherBytes } = slotOf(other);
-      if (isSameBytes(other, index, viewOf)) continue;
-      if (other === index || offsetBytes >= start + sizeBytes || offsetBytes + otherBytes <= start)
-        continue;
-      held.delete(other);
-      for (const [collective, { input, output }] of inFlight) {
-        const inPlace = input === other && slotOf(output).offsetBytes === offsetBytes;
-        if ((input === other && !inPlace) || output === other) {
-          throw new InternalError(
-            `program: ${where} overwrites slot ${other}, which collective ${collective} is using`,
-          );
-        }
-      }
+    if (sizeBytes === 0) return;
+    const end = start + sizeBytes;
+    const first = firstEndingAfter(ranges, start);
+    const found = ranges[first];
+    // A view writes nothing: all values that lie in its bytes stay.
+    if (isView && found !== undefined && found.start === start && found.end === end) {
+      found.slots.add(index);
+      held.add(index);
+      return;
     }
+    let after = first;
+    for (let range = found; range !== undefined && range.start < end; range = ranges[after]) {
+      for (const other of range.slots) if (other !== index) overwrite(other, range.start, where);
+      for (const other of range.slots) held.delete(other);
+      after += 1;
+    }
+    ranges.splice(first, after - first, { start, end, slots: new Set([index]) });
     held.add(index);
   };
-  /** A view writes nothing: all values that lie in its bytes stay. */
-  const isSameBytes = (other: number, index: number, viewOf: number): boolean => {
-    if (viewOf < 0) return false;
-    const [a, b] = [slotOf(other), slotOf(index)];
-    return a.offsetBytes === b.offsetBytes && a.sizeBytes === b.sizeBytes;
+  /** @throws InternalError when a collective under way still needs the slot's bytes */
+  const overwrite = (slot: number, start: number, where: string): void => {
+    for (const [collective, { input, output }] of inFlight) {
+      const inPlace = input === slot && slotOf(output).offsetBytes === start;
+      if ((input === slot && !inPlace) || output === slot) {
+        throw new InternalError(
+          `program: ${where} overwrites slot ${slot}, which collective ${collective} is using`,
+        );
+      }
+    }
   };
   const read = (index: number, where: string): void => {
     const { name, offsetBytes, sizeBytes } = slotOf(index);
@@ -62,9 +71,8 @@ export function verifyProgram(program: Program): void {
       for (const input of instruction.inputs)
         if (input !== kept && !scratch.has(input)) read(input, where);
       for (const input of instruction.inputs) if (scratch.has(input)) write(input, where);
-      const viewOf =
-        opDefinition(instruction.op).isView === true ? (instruction.inputs[0] ?? -1) : -1;
-      for (const output of written) write(output, where, viewOf);
+      const isView = opDefinition(instruction.op).isView === true && instruction.inputs.length > 0;
+      for (const output of written) write(output, where, isView);
       return;
     }
     const collective = program.collectives[instruction.collective];
@@ -110,6 +118,24 @@ export function verifyProgram(program: Program): void {
     }
   }
   if (program.evaluation !== undefined) read(program.evaluation.lossSlot, "the host");
+}
+
+/** Bytes [start, end) of the arena, and the slots whose values lie in just these bytes. */
+interface HeldRange {
+  readonly start: number;
+  readonly end: number;
+  readonly slots: Set<number>;
+}
+
+/** Index of the first range that ends after `offset`; their number when none does. */
+function firstEndingAfter(ranges: readonly HeldRange[], offset: number): number {
+  let [low, high] = [0, ranges.length];
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((ranges[middle]?.end ?? 0) > offset) high = middle;
+    else low = middle + 1;
+  }
+  return low;
 }
 
 /** Slots that an instruction reads and nothing writes before: working space of that instruction. */
