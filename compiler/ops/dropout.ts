@@ -59,6 +59,9 @@ const dropout: OpDefinition = {
         `dropout: ${all} elements a step of ${show(shape)}; at most ${MOST_ELEMENTS} have numbers of their own, so use a smaller batch`,
       );
     }
+    // Without a name of their own, two dropouts would drop the same elements.
+    for (const name of ["nameLow", "nameHigh"])
+      wholeNumber("dropout", attrs, name, { min: 0, max: 2 ** 32 - 1 });
     return type;
   },
   gradient: (g) => [g.needs(0) ? g.emit("dropout", [g.outputGradient], g.attrs) : undefined],

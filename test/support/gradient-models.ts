@@ -40,7 +40,9 @@ export const MODEL_GRADIENTS: Readonly<Record<string, ForwardGraph>> = {
   dropout: between((b, x) =>
     b.node("dropout", [x], "", { rate: 0.4, nameLow: 5, nameHigh: 6, seedLow: 7, seedHigh: 8 }),
   ),
-  "dropout at rate 0": between((b, x) => b.node("dropout", [x], "", { rate: 0 })),
+  "dropout at rate 0": between((b, x) =>
+    b.node("dropout", [x], "", { rate: 0, nameLow: 5, nameHigh: 6 }),
+  ),
   "reshape and transpose": between(
     (b, x) => {
       // [B, 3, 4] -> [B, 3, 2, 2] -> [B, 2, 3, 2] -> [B, 2, 6]

@@ -78,6 +78,12 @@ const REFUSALS: readonly Refusal[] = [
   {
     op: "dropout",
     inputs: [three],
+    attrs: { rate: 0.1, nameLow: 1 },
+    message: "attribute nameHigh must be a whole number from 0 to 4294967295, got undefined",
+  },
+  {
+    op: "dropout",
+    inputs: [three],
     attrs: { rate: 0.1, microbatches: 0.5 },
     message: "attribute microbatches",
   },
