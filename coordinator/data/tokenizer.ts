@@ -44,13 +44,20 @@ export class Tokenizer {
 
   /**
    * Ids of a text's tokens, without those that mark a text's beginning and end.
-   * @throws InvalidArgumentError for a part of the text that the tokenizer has no token for
+   * @throws InvalidArgumentError for a part of the text that the tokenizer has no token for, or no whole id
    */
   encode(text: string): number[] {
     const { ids, tokens } = this.#tokenizer.encode(text, { add_special_tokens: false });
     return ids.map((id, index) => {
-      if (id !== undefined) return id;
-      throw new InvalidArgumentError(`the tokenizer has no token for ${quote(tokens[index])}`);
+      if (id === undefined)
+        throw new InvalidArgumentError(`the tokenizer has no token for ${quote(tokens[index])}`);
+      // The library takes any number of the file for an id.
+      if (!Number.isInteger(id) || id < 0 || id >= this.vocabulary) {
+        throw new InvalidArgumentError(
+          `the tokenizer gives token ${quote(tokens[index])} the id ${id}; ids are integers from 0 up`,
+        );
+      }
+      return id;
     });
   }
 

@@ -44,6 +44,17 @@ describe("a Hugging Face tokenizer", () => {
     expect(new Tokenizer(JSON.stringify(value)).vocabulary).to.equal(1000);
   });
 
+  for (const id of [-5, 2.5]) {
+    it(`refuses a text with a token whose id is ${id}`, () => {
+      const odd = new Tokenizer(JSON_TEXT.replace('"the":257', `"the":${id}`));
+      expect(odd.encode("th")).to.deep.equal([256]);
+      expect(() => odd.encode("the")).to.throw(
+        InvalidArgumentError,
+        `the tokenizer gives token "the" the id ${id}; ids are integers from 0 up`,
+      );
+    });
+  }
+
   for (const [what, json, message] of [
     ["no JSON", "{", /^is no tokenizer\.json that can be used: .*JSON/],
     ["no map", "[]", /^is no tokenizer\.json: it holds no model/],
