@@ -56,6 +56,13 @@ export class Parameter {
       );
     }
     for (const dim of dims) positiveInteger(dim, "Parameter", "every dim");
+    // Whatever a user's JavaScript hands in.
+    const { kind } = init as { readonly kind: unknown };
+    if (kind !== "uniform" && kind !== "constant") {
+      throw new InvalidArgumentError(
+        `Parameter: init.kind must be "uniform" or "constant", got ${describe(kind)}`,
+      );
+    }
     const number = init.kind === "uniform" ? init.bound : init.value;
     if (!Number.isFinite(number) || (init.kind === "uniform" && number < 0)) {
       const what = init.kind === "uniform" ? "bound, at least 0" : "value";
@@ -88,9 +95,17 @@ export abstract class Module {
         `${this.constructor.name}.call: expected the model's tensors, got ${describe(first)}`,
       );
     }
-    return SymbolicTensor.of(first).trace.within(this, () => this.forward(...inputs));
+    const { trace } = SymbolicTensor.of(first);
+    if (trace !== active)
+      throw new InvalidArgumentError(`${this.constructor.name}.call: ${FOREIGN}`);
+    return trace.within(this, () => this.forward(...inputs));
   }
 }
+
+const FOREIGN = "a tensor of another model or trace";
+
+/** The trace whose forward runs: a tensor kept from another one has no place in it. */
+let active: Trace | undefined;
 
 /** An input of a model: its dims after the batch, of float32 numbers where no dtype is given. */
 export type InputSpec =
@@ -121,10 +136,22 @@ export function trace(
     throw new InvalidArgumentError(
       "the model has no inputs; give `static inputs = { x: [features] }`",
     );
-  const output = tracing.within(model, () => model.forward(...tensors));
+  const outer = active;
+  active = tracing;
+  let output: unknown;
+  try {
+    output = tracing.within(model, () => model.forward(...tensors));
+  } finally {
+    active = outer;
+  }
   if (!(output instanceof SymbolicTensor)) {
     throw new InvalidArgumentError(
       `${model.constructor.name}.forward must return a tensor, got ${describe(output)}`,
+    );
+  }
+  if (SymbolicTensor.of(output).trace !== tracing) {
+    throw new InvalidArgumentError(
+      `${model.constructor.name}.forward must return a tensor of its own, got ${FOREIGN}`,
     );
   }
   return tracing.finish(output, defaultPlan);
@@ -182,8 +209,7 @@ class Trace {
         throw new InvalidArgumentError(`${where}: expected a tensor, got ${describe(operand)}`);
       }
       const found = SymbolicTensor.of(operand);
-      if (found.trace !== this)
-        throw new InvalidArgumentError(`${where}: a tensor of another model or trace`);
+      if (found.trace !== this) throw new InvalidArgumentError(`${where}: ${FOREIGN}`);
       return found.value;
     });
     let type: ValueType;
@@ -309,7 +335,7 @@ function traceOf(op: string, operands: readonly (SymbolicTensor | Parameter)[]):
   if (!(tensor instanceof SymbolicTensor)) {
     throw new InvalidArgumentError(`${op}: expected a tensor, got ${describe(operands[0])}`);
   }
-  return SymbolicTensor.of(tensor).trace;
+  return active ?? SymbolicTensor.of(tensor).trace;
 }
 
 function inputType(type: ValueType, where: string): InputType {
@@ -328,5 +354,6 @@ export function positiveInteger(value: unknown, owner: string, what: string): vo
 export function describe(value: unknown): string {
   if (value instanceof Module) return `a module (call it: ${value.constructor.name}.call(x))`;
   if (Array.isArray(value)) return "an array";
+  if (value instanceof Promise) return "a promise (a forward can't be async)";
   return typeof value === "object" && value !== null ? "an object" : String(value).slice(0, 40);
 }

@@ -5,6 +5,7 @@ import {
   attention,
   Dropout,
   Embedding,
+  gelu,
   geluTanh,
   type InputDims,
   LayerNorm,
@@ -169,6 +170,23 @@ describe("modules for sequences", () => {
     }
   });
 
+  it("refuse a tensor kept from another trace, wherever it comes in", () => {
+    let old: SymbolicTensor | undefined;
+    const inner = new Linear(8, 8);
+    graphOf({ inner }, (x = fail()) => {
+      old = x;
+      return inner.call(x);
+    });
+    const foreign = "a tensor of another model or trace";
+    for (const [forward, message] of [
+      [() => old ?? fail(), `forward must return a tensor of its own, got ${foreign}`],
+      [() => gelu(old ?? fail()), `model, op gelu: ${foreign}`],
+      [() => inner.call(old ?? fail()), `Linear.call: ${foreign}`],
+    ] as const) {
+      expect(() => graphOf({ inner }, forward)).to.throw(InvalidArgumentError, message);
+    }
+  });
+
   it("leave a dropout of rate 0 out", () => {
     const [none, rms] = [new Dropout(0), new RMSNorm(8)];
     const graph = graphOf({ none, rms }, (x = fail()) => none.call(rms.call(x)));
@@ -185,6 +203,11 @@ describe("modules for sequences", () => {
       "a parameter of dim -1",
       () => new Parameter([-1], { kind: "constant", value: 0 }),
       "Parameter: every dim must be a positive integer, got -1",
+    ],
+    [
+      "a parameter of no known init",
+      () => new Parameter([1], { kind: "normal" } as unknown as { kind: "constant"; value: 0 }),
+      'Parameter: init.kind must be "uniform" or "constant", got normal',
     ],
     [
       "a parameter with a NaN bound",
