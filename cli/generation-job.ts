@@ -30,14 +30,23 @@ export async function chooseWeights(
     if (found === undefined) throw new UsageError(`--weights ${given}: there is no such file`);
     return { path, kind: found.isDirectory() ? "huggingFace" : "safetensors" };
   }
-  const output = pathIn(job, field(job.spec, "output"), "safetensors");
-  if (output !== undefined && (await exists(output))) return { path: output, kind: "safetensors" };
+  const outputs = field(job.spec, "output");
+  const file = pathIn(job, outputs, "safetensors");
+  if (file !== undefined && (await exists(file))) return { path: file, kind: "safetensors" };
+  const written = pathIn(job, outputs, "huggingFace");
+  if (written !== undefined && (await exists(join(written, "config.json")))) {
+    return { path: written, kind: "huggingFace" };
+  }
   const checkpoint = pathIn(job, checkpointOf(job.spec), "path");
   if (checkpoint !== undefined) return { path: checkpoint, kind: "huggingFace" };
+  const missing = [
+    file === undefined ? [] : [`output.safetensors, ${file},`],
+    written === undefined ? [] : [`output.huggingFace, ${written},`],
+  ].flat();
   throw new UsageError(
-    output === undefined
-      ? "there are no weights to generate with: name a file with --weights, or give the job an output.safetensors and run it"
-      : `there are no weights to generate with: the job's output.safetensors, ${output}, is not there; run the job, or name a file with --weights`,
+    missing.length === 0
+      ? "there are no weights to generate with: name a file with --weights, or give the job an output.safetensors or output.huggingFace and run it"
+      : `there are no weights to generate with: the job's ${missing.join(" and ")} ${missing.length === 1 ? "is" : "are"} not there; run the job, or name a file with --weights`,
   );
 }
 
