@@ -98,7 +98,8 @@ const llama: Schema<LlamaModel> = withFallback(
     kvHeads: optional(size),
     hidden: withDefault(size, 160),
     vocab: withDefault(size, 96),
-    ropeTheta: withDefault(positive, 500000),
+    // What the rope op takes.
+    ropeTheta: withDefault(finiteNumber({ min: 1 }), 500000),
     normEps: withDefault(positive, 1e-5),
     dropout: withDefault(dropout, 0),
     tied: withDefault(boolean(), false),

@@ -154,6 +154,11 @@ describe("a language model's spec", () => {
       "model.gpt2.dropout: is -0.1; must be a finite number at least 0 and below 1",
     ],
     [
+      "a rotary base below 1",
+      { model: { llama: { ropeTheta: 0.5 } } },
+      "model.llama.ropeTheta: is 0.5; must be a finite number at least 1",
+    ],
+    [
       "no blocks",
       { model: { llama: { layers: 0 } } },
       "model.llama.layers: is 0; must be an integer at least 1 and at most 126",
