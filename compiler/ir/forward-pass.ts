@@ -61,10 +61,20 @@ export function addForwardPass(
   for (const [index, node] of model.nodes.entries()) {
     const operands = node.inputs.map((v) => values[v] ?? -1);
     const where = `${node.layer === "" ? "model" : `layer "${node.layer}"`}, op ${node.op}`;
-    if (!modelOps.includes(node.op)) {
+    const allowed = Object.hasOwn(modelOps, node.op) ? modelOps[node.op] : undefined;
+    if (allowed === undefined) {
       faults.push({
         path: `model.graph.nodes[${index}]`,
-        message: `${where}: not an op that models may use${didYouMean(node.op, modelOps)}`,
+        message: `${where}: not an op that models may use${didYouMean(node.op, Object.keys(modelOps))}`,
+      });
+      return undefined;
+    }
+    const unknown = Object.keys(node.attrs).find((name) => !allowed.includes(name));
+    if (unknown !== undefined) {
+      const may = allowed.length === 0 ? "it takes none" : `it takes ${allowed.join(", ")}`;
+      faults.push({
+        path: `model.graph.nodes[${index}].attrs`,
+        message: `${where}: unknown attribute "${unknown.slice(0, 60)}"; ${may}`,
       });
       return undefined;
     }
@@ -172,29 +182,37 @@ function countUses(graph: ForwardGraph): number[] {
   return counts;
 }
 
-/** Ops that a traced model may hold. */
-const modelOps: readonly string[] = [
-  "linear",
-  "bias",
-  "silu",
-  "relu",
-  "gelu",
-  "tanh",
-  "sigmoid",
-  "mul",
-  "add",
-  "sub",
-  "scale",
-  "identity",
-  "embedding",
-  "addPosition",
-  "rmsNorm",
-  "layerNorm",
-  "geluTanh",
-  "swiglu",
-  "dropout",
-  "reshape",
-  "transpose",
-  "rope",
-  "attention",
-];
+/** Ops that a traced model may hold, with the attributes that it may give them; the compiler's own are not among them. */
+const modelOps: Readonly<Record<string, readonly string[]>> = {
+  linear: [],
+  bias: [],
+  silu: [],
+  relu: [],
+  gelu: [],
+  tanh: [],
+  sigmoid: [],
+  mul: [],
+  add: [],
+  sub: [],
+  scale: ["factor"],
+  identity: [],
+  embedding: [],
+  addPosition: [],
+  rmsNorm: ["eps"],
+  layerNorm: ["eps"],
+  geluTanh: [],
+  swiglu: [],
+  dropout: ["rate", "nameLow", "nameHigh", "seedLow", "seedHigh", "microbatches"],
+  reshape: ["rank", "d1", "d2", "d3", "d4", "d5", "d6", "d7"],
+  transpose: ["a", "b"],
+  rope: [
+    "headDim",
+    "theta",
+    "inverse",
+    "factor",
+    "lowFrequency",
+    "highFrequency",
+    "originalLength",
+  ],
+  attention: ["heads", "kvHeads", "headDim", "causal"],
+};

@@ -43,7 +43,11 @@ export function reuseDeadBytes({
   for (const id of hostReads) use(id, steps.length, -1);
   /** Values by the storage they were given, so that all of them follow when it moves. */
   const holders = new Map<number, number[]>();
-  for (const [id, root] of storage) holders.set(root, [...(holders.get(root) ?? []), id]);
+  for (const [id, root] of storage) {
+    const held = holders.get(root);
+    if (held === undefined) holders.set(root, [id]);
+    else held.push(id);
+  }
 
   steps.forEach((step, index) => {
     const value = at(step.value);
@@ -59,8 +63,11 @@ export function reuseDeadBytes({
     if (bytesOf(value) !== bytesOf(at(root)) || bytesOf(value) !== bytesOf(at(input))) return;
     const moved = [value.id, ...(holders.get(value.id) ?? [])];
     for (const id of moved) storage.set(id, root);
-    holders.set(root, [...(holders.get(root) ?? []), ...moved]);
-    uses.set(root, [...(uses.get(root) ?? []), ...(uses.get(value.id) ?? [])]);
+    const held = holders.get(root);
+    if (held === undefined) holders.set(root, moved);
+    else held.push(...moved);
+    // What used the storage so far lies behind; from here on its uses are the new value's.
+    uses.set(root, uses.get(value.id) ?? []);
   });
 
   /** Which operand may be overwritten; -1 for none. */

@@ -98,6 +98,15 @@ describe("plan faults", () => {
     expect(faultsOf({ graph: { ...graph, nodes, output: last + 1 } })[0]).to.match(/"factor"/);
   });
 
+  it("refuse attributes that an op does not take, the compiler's own among them", () => {
+    for (const [name, value] of Object.entries({ zzz: 3, fromStep: 1, sequenceAxes: 3 })) {
+      const nodes = graph.nodes.map((n) => ({ ...n, attrs: { [name]: value } }));
+      expect(faultsOf({ graph: { ...graph, nodes } })[0]).to.match(
+        new RegExp(`nodes\\[0\\].attrs: .*op linear: unknown attribute "${name}"; it takes none`),
+      );
+    }
+  });
+
   it("refuse an op that is not a model's", () => {
     for (const op of ["adamw", "mean", "ceLoss", "linearDw", "constructor"]) {
       const bad = { ...graph, nodes: graph.nodes.map((n) => ({ ...n, op })) };
