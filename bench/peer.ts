@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { createServer } from "node:net";
 import { join, resolve } from "node:path";
+import type { LlamaModel } from "../shared/job/job-spec.ts";
 import { REPOSITORY } from "./repository.ts";
 import { runProcess } from "./run-process.ts";
 
@@ -26,14 +27,7 @@ export interface PeerTask extends PeerSettings {
 }
 
 export interface LlamaPeerTask extends PeerSettings {
-  readonly model: {
-    readonly dim: number;
-    readonly layers: number;
-    readonly heads: number;
-    readonly kvHeads: number;
-    readonly hidden: number;
-    readonly vocab: number;
-  };
+  readonly model: Pick<LlamaModel, "dim" | "layers" | "heads" | "kvHeads" | "hidden" | "vocab">;
   readonly seqLen: number;
 }
 

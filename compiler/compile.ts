@@ -6,7 +6,7 @@ import { buildTrainingGraph, type TrainingGraph } from "./ir/training-graph.ts";
 import { emitProgram } from "./lower/emit.ts";
 import { lower } from "./lower/lower.ts";
 import { verifyProgram } from "./lower/verify-program.ts";
-import { hasOp, opDefinition } from "./ops/index.ts";
+import type { Choice } from "./spmd/choose.ts";
 import { chooseOnAllAxes } from "./spmd/choose-axes.ts";
 import { layersWithInputLayout, pinAxes } from "./spmd/pins.ts";
 import { FLOPS_PER_BYTE } from "./spmd/price.ts";
@@ -75,17 +75,10 @@ export interface CompileResult {
 
 /** Graph of the step, before placement: what the reference interpreter runs as one device. */
 export function trace(request: CompileRequest, faults: Fault[]): TrainingGraph | undefined {
-  const layers = [
-    ...new Set(
-      request.graph.nodes
-        .filter((n) => hasOp(n.op) && opDefinition(n.op).layer !== undefined)
-        .map((n) => n.layer),
-    ),
-  ];
   const separateUses = request.axes.some(
     (role, a) => role.stateSharding === "full" && axisSize(request.mesh, a) > 1,
   );
-  return buildTrainingGraph(request, separateUses, layersWithInputLayout(request, layers), faults);
+  return buildTrainingGraph(request, separateUses, layersWithInputLayout(request), faults);
 }
 
 /**
@@ -98,6 +91,20 @@ export function compile(request: CompileRequest): CompileResult {
   const training =
     faults.length > 0 ? trace(withDividingBatch(request), faults) : trace(request, faults);
   if (training === undefined) throw new InvalidArgumentError(faults);
+  return place(request, training, faults);
+}
+
+/**
+ * The way from a graph of the step to the program that all ranks run.
+ * @param settle changes what was chosen before it is lowered
+ * @throws InvalidArgumentError with `faults` and those of plan and sizes
+ */
+export function place(
+  request: CompileRequest,
+  training: TrainingGraph,
+  faults: Fault[],
+  settle: (chosen: readonly Choice[][]) => void = () => undefined,
+): CompileResult {
   const notes: string[] = [];
   const pins = pinAxes(request, training, faults, notes);
   if (faults.length > 0) throw new InvalidArgumentError(faults);
@@ -105,8 +112,8 @@ export function compile(request: CompileRequest): CompileResult {
     exchangeFactors: request.exchangeFactors ?? true,
     flopsPerByte: request.flopsPerByte ?? FLOPS_PER_BYTE,
   });
-  const lowered = lower(training, request.mesh, chosen);
-  const program = emitProgram(request, training, lowered);
+  settle(chosen);
+  const program = emitProgram(request, training, lower(training, request.mesh, chosen));
   verifyProgram(program);
   return { program, notes };
 }

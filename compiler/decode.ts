@@ -2,18 +2,13 @@ import { type Fault, InternalError, InvalidArgumentError } from "../shared/error
 import type { ForwardGraph, GraphNode } from "../shared/graph/graph.ts";
 import type { Mesh } from "../shared/mesh/mesh.ts";
 import { isShard, type Placement, shard } from "../shared/mesh/placement.ts";
-import type { AxisRole, CompileRequest, CompileResult } from "./compile.ts";
+import { type AxisRole, type CompileRequest, type CompileResult, place } from "./compile.ts";
 import { addForwardPass } from "./ir/forward-pass.ts";
 import { Graph } from "./ir/graph.ts";
 import type { TrainedParameter, TrainingGraph } from "./ir/training-graph.ts";
-import { emitProgram } from "./lower/emit.ts";
-import { lower } from "./lower/lower.ts";
-import { verifyProgram } from "./lower/verify-program.ts";
-import { hasOp, opDefinition } from "./ops/index.ts";
+import { opDefinition } from "./ops/index.ts";
 import type { Choice } from "./spmd/choose.ts";
-import { chooseOnAllAxes } from "./spmd/choose-axes.ts";
-import { layersWithInputLayout, pinAxes } from "./spmd/pins.ts";
-import { FLOPS_PER_BYTE } from "./spmd/price.ts";
+import { layersWithInputLayout } from "./spmd/pins.ts";
 
 export interface DecodeRequest {
   readonly name: string;
@@ -44,18 +39,10 @@ export function compileDecoder(request: DecodeRequest): CompileResult {
   const step = asStep(request);
   const decoder = buildDecoder(request, step, faults);
   if (decoder === undefined) throw new InvalidArgumentError(faults);
-  const notes: string[] = [];
-  const pins = pinAxes(step, decoder.training, faults, notes);
-  if (faults.length > 0) throw new InvalidArgumentError(faults);
-  const chosen = chooseOnAllAxes(decoder.training, request.mesh, pins, {
-    exchangeFactors: true,
-    flopsPerByte: FLOPS_PER_BYTE,
+  return place(step, decoder.training, faults, (chosen) => {
+    for (const attention of decoder.attentions)
+      useCaches(decoder.training.graph, attention, chosen);
   });
-  for (const attention of decoder.attentions) useCaches(decoder.training.graph, attention, chosen);
-  const lowered = lower(decoder.training, request.mesh, chosen);
-  const program = emitProgram(step, decoder.training, lowered);
-  verifyProgram(program);
-  return { program, notes };
 }
 
 /** The request in the words of training, as far as placements and lowering read it: one row, nothing updated. */
@@ -114,16 +101,13 @@ function buildDecoder(
   );
   const caches: { name: string; leaf: number }[] = [];
   const attentions: CachedAttention[] = [];
-  const layers = request.graph.nodes
-    .filter(({ op }) => hasOp(op) && opDefinition(op).layer !== undefined)
-    .map(({ layer }) => layer);
   const forward = addForwardPass(
     {
       graph,
       model: request.graph,
       inputs: [tokens],
       parameterUses: leaves,
-      copiedInputs: layersWithInputLayout(step, [...new Set(layers)]),
+      copiedInputs: layersWithInputLayout(step),
       random: { seed: 0, microbatches: 1 },
       replace: decoded,
     },

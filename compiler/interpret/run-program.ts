@@ -58,9 +58,7 @@ export class VirtualRanks {
   /** Runs one step on the global batch. */
   runStep(batch: GlobalTensors): StepResult {
     const { program } = this;
-    this.writeInputs(batch);
-    for (let m = 0; m < program.microbatches; m++) for (const i of program.body) this.run(i, m);
-    for (const i of program.epilogue) this.run(i, program.microbatches);
+    this.runSection(program, batch);
     this.step++;
     const loss = this.slotData(0, program.lossSlot)[0] ?? Number.NaN;
     const gradNorm =
@@ -70,15 +68,16 @@ export class VirtualRanks {
 
   /** Loss of a batch without an update. @throws InternalError for a program that evaluates nothing */
   evaluate(batch: GlobalTensors): number {
-    const { evaluation, microbatches } = this.program;
+    const { evaluation } = this.program;
     if (evaluation === undefined) throw new InternalError("the program has no evaluation");
-    this.writeInputs(batch);
-    for (let m = 0; m < microbatches; m++) for (const i of evaluation.body) this.run(i, m);
-    for (const i of evaluation.epilogue) this.run(i, microbatches);
+    this.runSection(evaluation, batch);
     return this.slotData(0, evaluation.lossSlot)[0] ?? Number.NaN;
   }
 
-  private writeInputs(batch: GlobalTensors): void {
+  private runSection(
+    { body, epilogue }: Pick<Program, "body" | "epilogue">,
+    batch: GlobalTensors,
+  ): void {
     const { program } = this;
     for (const input of program.inputs) {
       const source = batch.get(input.name);
@@ -88,6 +87,8 @@ export class VirtualRanks {
         copyBox(source, input.globalShape, box, this.slotData(rank, input.slot), false);
       });
     }
+    for (let m = 0; m < program.microbatches; m++) for (const i of body) this.run(i, m);
+    for (const i of epilogue) this.run(i, program.microbatches);
   }
 
   /** Global value of a stored tensor, put together from the ranks' shards. */

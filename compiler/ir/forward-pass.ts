@@ -1,7 +1,7 @@
 import { type Fault, InternalError, InvalidArgumentError } from "../../shared/errors.ts";
 import type { ForwardGraph, GraphNode } from "../../shared/graph/graph.ts";
 import { didYouMean } from "../../shared/nearest.ts";
-import { opDefinition } from "../ops/index.ts";
+import { hasOp, opDefinition, opNames } from "../ops/index.ts";
 import type { Attrs } from "../ops/op.ts";
 import type { Graph } from "./graph.ts";
 
@@ -61,25 +61,25 @@ export function addForwardPass(
   for (const [index, node] of model.nodes.entries()) {
     const operands = node.inputs.map((v) => values[v] ?? -1);
     const where = `${node.layer === "" ? "model" : `layer "${node.layer}"`}, op ${node.op}`;
-    const allowed = Object.hasOwn(modelOps, node.op) ? modelOps[node.op] : undefined;
-    if (allowed === undefined) {
+    const definition = hasOp(node.op) ? opDefinition(node.op) : undefined;
+    const { numInputs, modelAttrs = [] } = definition ?? {};
+    if (numInputs === undefined) {
       faults.push({
         path: `model.graph.nodes[${index}]`,
-        message: `${where}: not an op that models may use${didYouMean(node.op, Object.keys(modelOps))}`,
+        message: `${where}: not an op that models may use${didYouMean(node.op, modelOps())}`,
       });
       return undefined;
     }
-    const unknown = Object.keys(node.attrs).find((name) => !allowed.includes(name));
+    const unknown = Object.keys(node.attrs).find((name) => !modelAttrs.includes(name));
     if (unknown !== undefined) {
-      const may = allowed.length === 0 ? "it takes none" : `it takes ${allowed.join(", ")}`;
+      const may = modelAttrs.length === 0 ? "it takes none" : `it takes ${modelAttrs.join(", ")}`;
       faults.push({
         path: `model.graph.nodes[${index}].attrs`,
         message: `${where}: unknown attribute "${unknown.slice(0, 60)}"; ${may}`,
       });
       return undefined;
     }
-    const { numInputs } = opDefinition(node.op);
-    if (numInputs !== undefined && operands.length !== numInputs) {
+    if (operands.length !== numInputs) {
       faults.push({
         path: `model.graph.nodes[${index}].inputs`,
         message: `${where}: has ${operands.length} inputs; must have ${numInputs}`,
@@ -87,7 +87,11 @@ export function addForwardPass(
       return undefined;
     }
     try {
-      if (node.op === "linear" && copiedInputs.has(node.layer) && operands[0] !== undefined) {
+      if (
+        definition?.layer !== undefined &&
+        copiedInputs.has(node.layer) &&
+        operands[0] !== undefined
+      ) {
         operands[0] = graph.add("identity", [operands[0]], {}, node.layer);
         inputCopies.set(operands[0], node.layer);
       }
@@ -134,7 +138,7 @@ export function addForwardPass(
 
   /** Attributes of a node, with what random ops must know of the step. */
   function attrsOf(node: GraphNode): Attrs {
-    if (opDefinition(node.op).needsMicrobatches !== true) return node.attrs;
+    if (opDefinition(node.op).drawsRandom !== true) return node.attrs;
     return {
       ...node.attrs,
       microbatches: random.microbatches,
@@ -169,6 +173,9 @@ interface LayerUnderConstruction {
   readonly calls: { input: number; product: number; output: number }[];
 }
 
+/** Ops that a traced model may hold. */
+const modelOps = (): string[] => opNames().filter((op) => opDefinition(op).numInputs !== undefined);
+
 /** How often each value of a traced graph is read; its result counts as one reading. */
 function countUses(graph: ForwardGraph): number[] {
   const counts = new Array<number>(
@@ -181,38 +188,3 @@ function countUses(graph: ForwardGraph): number[] {
   count(graph.output);
   return counts;
 }
-
-/** Ops that a traced model may hold, with the attributes that it may give them; the compiler's own are not among them. */
-const modelOps: Readonly<Record<string, readonly string[]>> = {
-  linear: [],
-  bias: [],
-  silu: [],
-  relu: [],
-  gelu: [],
-  tanh: [],
-  sigmoid: [],
-  mul: [],
-  add: [],
-  sub: [],
-  scale: ["factor"],
-  identity: [],
-  embedding: [],
-  addPosition: [],
-  rmsNorm: ["eps"],
-  layerNorm: ["eps"],
-  geluTanh: [],
-  swiglu: [],
-  dropout: ["rate", "nameLow", "nameHigh", "seedLow", "seedHigh", "microbatches"],
-  reshape: ["rank", "d1", "d2", "d3", "d4", "d5", "d6", "d7"],
-  transpose: ["a", "b"],
-  rope: [
-    "headDim",
-    "theta",
-    "inverse",
-    "factor",
-    "lowFrequency",
-    "highFrequency",
-    "originalLength",
-  ],
-  attention: ["heads", "kvHeads", "headDim", "causal"],
-};

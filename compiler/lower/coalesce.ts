@@ -21,7 +21,6 @@ export function coalesceReductions(values: RankValue[], live: ReadonlySet<number
     if (elements(value.shape) * dtypeBytes(value.dtype) >= SMALL_BYTES) continue;
     const list = readers[value.id] ?? [];
     if (list.length === 0 || !list.every((reader) => reader.phase === "optimizer")) continue;
-    if (value.phase !== "backward" && value.shape.length === 0) continue;
     const key = `${value.collective.axes.join(",")} ${value.dtype} ${value.phase}`;
     groups.set(key, [...(groups.get(key) ?? []), value]);
   }

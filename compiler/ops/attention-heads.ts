@@ -1,9 +1,8 @@
 import { InvalidArgumentError } from "../../shared/errors.ts";
-import { partOf } from "../../shared/mesh/placement.ts";
 import { flag, wholeNumber } from "./attributes.ts";
 import type { Attrs, PositionAttr, ReferenceCall, Unit, ValueType } from "./op.ts";
 import { MAX_HEAD_DIM } from "./rope-frequencies.ts";
-import { attr, inputOf, operand, show } from "./shapes.ts";
+import { attr, inputOf, operand, placeOf, show } from "./shapes.ts";
 
 // Legend: B batch, T tokens, H query heads, KV key-value heads; hd features of one head. Query head h of all reads
 // key-value head floor(h / (H / KV)).
@@ -136,13 +135,13 @@ export interface LocalHeads {
 
 /** Reads the sizes of a call whose inputs `q` and `k` are queries and keys. */
 export function localHeads(call: ReferenceCall, q: number, k: number): LocalHeads {
-  const { attrs, mesh, coordinates } = call;
+  const { attrs } = call;
   const [B = 0, T = 0, features = 0] = inputOf(call, q).shape;
   const headDim = attr(attrs, "headDim");
   const [H, KV] = [features / headDim, (inputOf(call, k).shape[2] ?? 0) / headDim];
   const group = attr(attrs, "heads") / attr(attrs, "kvHeads");
-  const first = H * partOf(attrs["headAxes"] ?? 0, mesh, coordinates).index;
-  const firstKv = KV * partOf(attrs["kvHeadAxes"] ?? 0, mesh, coordinates).index;
+  const first = H * placeOf(call, "headAxes").index;
+  const firstKv = KV * placeOf(call, "kvHeadAxes").index;
   return {
     B,
     T,

@@ -1,5 +1,5 @@
 import { InvalidArgumentError } from "../../shared/errors.ts";
-import { partOf, shard } from "../../shared/mesh/placement.ts";
+import { shard } from "../../shared/mesh/placement.ts";
 import type { OpDefinition, PositionAttr, ReferenceCall, StrategyRow, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
 import {
@@ -11,6 +11,7 @@ import {
   leadDims,
   operand,
   outputOf,
+  placeOf,
   row,
   rowCount,
   sameShape,
@@ -37,8 +38,7 @@ const lead = (type: ValueType | undefined): number[] => leadDims(operand([type],
 const lastShard = (type: ValueType | undefined) => shard((type?.shape.length ?? 1) - 1);
 
 /** First class that this rank holds. */
-const firstClass = (call: ReferenceCall, V: number): number =>
-  V * partOf(call.attrs["classAxes"] ?? 0, call.mesh, call.coordinates).index;
+const firstClass = (call: ReferenceCall, V: number): number => V * placeOf(call, "classAxes").index;
 
 /** @throws InvalidArgumentError unless z holds logits of t's tokens */
 function checkLogits(op: string, z: ValueType | undefined, t: ValueType | undefined): void {

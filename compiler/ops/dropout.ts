@@ -32,6 +32,8 @@ const dropout: OpDefinition = {
   name: "dropout",
   evaluationAttrs: { rate: 0 },
   numInputs: 1,
+  // A traced model leaves seed and microbatches at what they are before a job says them.
+  modelAttrs: ["rate", "nameLow", "nameHigh", "seedLow", "seedHigh", "microbatches"],
   infer([x], attrs) {
     const type = operand([x], 0) as ValueType;
     checkFloats("dropout", [type]);
@@ -68,7 +70,7 @@ const dropout: OpDefinition = {
   strategies: (_inputs, y) => [row(["R"], "R"), ...splitTogether(1, allDims(y)), row(["P"], "P")],
   positions: ([x]) =>
     allDims(operand([x], 0) as ValueType).map((dim) => ({ attr: `axes${dim}`, operand: 0, dim })),
-  needsMicrobatches: true,
+  drawsRandom: true,
   flops: (_inputs, y) => 12 * elements(y.shape),
   mayOverwrite: 0,
   reference(call) {

@@ -95,6 +95,7 @@ const addN: OpDefinition = {
 const scale: OpDefinition = {
   name: "scale",
   numInputs: 1,
+  modelAttrs: ["factor"],
   infer(inputs, attrs) {
     if (attrs["factor"] === undefined) {
       throw new InvalidArgumentError(

@@ -64,6 +64,7 @@ function norm(name: string, statistics: RowStatistics, hasBias: boolean): OpDefi
   return {
     name,
     numInputs: 1 + vectors.length,
+    modelAttrs: ["eps"],
     layer: {
       kind: "norm",
       styles: {

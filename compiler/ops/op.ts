@@ -107,8 +107,10 @@ export interface FactorUpdates {
 /** One op: everything the compiler, the interpreter and the reference backend know of it. */
 export interface OpDefinition {
   readonly name: string;
-  /** How many inputs it takes; given for ops that models may hold, whose graphs come from users. */
+  /** How many inputs it takes; given for the ops that models may hold, whose graphs come from users, and for no others. */
   readonly numInputs?: number;
+  /** Attributes that a model may give it; the compiler's own are not among them. */
+  readonly modelAttrs?: readonly string[];
   /** Type of the output, from global or local input types. @throws InvalidArgumentError when operands do not fit. */
   infer(inputs: readonly ValueType[], attrs: Attrs): ValueType;
   /** Gradient contribution of each input (undefined where not needed); absent for ops never differentiated. */
@@ -135,7 +137,7 @@ export interface OpDefinition {
   /** What kind of layer plans see where a model calls this op with a parameter, and the styles it may have. */
   readonly layer?: { readonly kind: string; readonly styles: Readonly<Record<string, LayerStyle>> };
   /** Draws random numbers by global row: attrs `microbatches`, `seedLow` and `seedHigh` are then set. */
-  readonly needsMicrobatches?: true;
+  readonly drawsRandom?: true;
   /** The output is the input's bytes in another shape: nothing is copied. */
   readonly isView?: true;
   /** Attributes that change in a held-out evaluation. */

@@ -5,7 +5,8 @@ import type { Attrs } from "./op.ts";
 /** Largest head: kernels keep tiles of a head's features on the stack. */
 export const MAX_HEAD_DIM = 512;
 
-const SCALING = ["factor", "lowFrequency", "highFrequency", "originalLength"] as const;
+/** Attributes of Llama 3.1's scaling: all of them or none. */
+export const SCALING = ["factor", "lowFrequency", "highFrequency", "originalLength"] as const;
 
 /**
  * Angle per position of each of the headDim / 2 pairs of a head, in float32 steps as PyTorch computes them:

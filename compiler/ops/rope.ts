@@ -1,11 +1,11 @@
 import { InvalidArgumentError } from "../../shared/errors.ts";
-import { partOf, shard } from "../../shared/mesh/placement.ts";
+import { shard } from "../../shared/mesh/placement.ts";
 import { flag } from "./attributes.ts";
 import { checkContext, firstPosition } from "./first-position.ts";
 import type { OpDefinition, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
-import { ropeFrequencies } from "./rope-frequencies.ts";
-import { at, attr, elements, inputOf, operand, outputOf, row, show } from "./shapes.ts";
+import { ropeFrequencies, SCALING } from "./rope-frequencies.ts";
+import { at, attr, elements, inputOf, operand, outputOf, placeOf, row, show } from "./shapes.ts";
 
 // Legend: B batch, T tokens, F features: heads of headDim each.
 
@@ -16,6 +16,7 @@ import { at, attr, elements, inputOf, operand, outputOf, row, show } from "./sha
 const rope: OpDefinition = {
   name: "rope",
   numInputs: 1,
+  modelAttrs: ["headDim", "theta", "inverse", ...SCALING],
   infer([x], attrs) {
     const type = operand([x], 0) as ValueType;
     const headDim = 2 * ropeFrequencies(attrs).length;
@@ -53,7 +54,7 @@ const rope: OpDefinition = {
     const [B = 0, T = 0, F = 0] = x.shape;
     const frequencies = ropeFrequencies(call.attrs);
     const pairs = frequencies.length;
-    const part = partOf(call.attrs["sequenceAxes"] ?? 0, call.mesh, call.coordinates);
+    const part = placeOf(call, "sequenceAxes");
     const first = firstPosition(call.attrs, call.scalars, part, T);
     const direction = attr(call.attrs, "inverse") === 1 ? -1 : 1;
     for (let t = 0; t < T; t++) {

@@ -28,8 +28,6 @@ export interface PinContext {
   /** Why something was left whole, to the layers that it befell. */
   readonly leftWhole: Map<string, string[]>;
   readonly axis: number;
-  /** What is pinned so far. */
-  readonly pins: ReadonlyMap<number, Placement>;
   readonly pin: (value: number | undefined, placement: Placement) => void;
   /** Parameter's leaf to the layer that settled its placement: a shared weight must lie as all its layers want it. */
   readonly owners: Map<number, { readonly layer: string; readonly placement: Placement }>;

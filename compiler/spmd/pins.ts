@@ -3,6 +3,7 @@ import { axisSize } from "../../shared/mesh/mesh.ts";
 import { isShard, type Placement, shard, shardDim } from "../../shared/mesh/placement.ts";
 import type { CompileRequest } from "../compile.ts";
 import type { TrainingGraph } from "../ir/training-graph.ts";
+import { hasOp, opDefinition } from "../ops/index.ts";
 import { matchStyles } from "../plan/match.ts";
 import { type PinContext, pinLayer } from "./pin-layer.ts";
 
@@ -18,13 +19,12 @@ export interface AxisPins {
 }
 
 /** Layers whose input a style wants in a layout of its own, on any axis. */
-export function layersWithInputLayout(
-  request: CompileRequest,
-  layers: readonly string[],
-): Set<string> {
+export function layersWithInputLayout({ graph, axes }: CompileRequest): Set<string> {
+  const isLayer = (op: string): boolean => hasOp(op) && opDefinition(op).layer !== undefined;
+  const layers = new Set(graph.nodes.filter(({ op }) => isLayer(op)).map(({ layer }) => layer));
   const found = new Set<string>();
-  for (const axis of request.axes) {
-    for (const [layer, { style }] of matchStyles(axis.styles, layers, axis.stylesPath, [])) {
+  for (const axis of axes) {
+    for (const [layer, { style }] of matchStyles(axis.styles, [...layers], axis.stylesPath, [])) {
       if (style.input !== undefined) found.add(layer);
     }
   }
@@ -71,7 +71,7 @@ export function pinAxes(
       const followsInput = follows[a];
       if (matched !== undefined)
         pinLayer(
-          { request, training, faults, failures, leftWhole, axis: a, pins, pin, owners },
+          { request, training, faults, failures, leftWhole, axis: a, pin, owners },
           layer,
           matched,
         );

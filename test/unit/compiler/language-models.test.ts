@@ -116,6 +116,7 @@ describe("a language model equals one device", () => {
       { "layers.*.attention.wo": "colwise", tok_embeddings: "colwise" },
       { output: "rowwise", "layers.*.feed_forward.w1": "rowwise" },
       { output: "colwise(output=replicate)", norm: "sequence" },
+      { norm: "sequence(input=replicate)", tok_embeddings: "rowwise(input=replicate)" },
       { "layers.0.feed_forward.*": "colwise", tok_embeddings: "rowwise(output=shard(1))" },
     ])
       expectEqual(graph, { dp: 2, tp: 2, plan });

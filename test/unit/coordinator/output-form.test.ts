@@ -43,7 +43,7 @@ describe("an export to Hugging Face", () => {
       let first: Buffer | undefined;
       await fc.assert(
         fc.asyncProperty(
-          fc.constantFrom<readonly [number, number]>([1, 1], [1, 2], [2, 4], [8, 2], [4, 4]),
+          fc.constantFrom<readonly [number, number]>([1, 1], [1, 2], [2, 4], [8, 1], [4, 2]),
           fc.tuple(placement, placement),
           fc.integer({ min: 1, max: 5000 }),
           async ([outer, inner], layout, pieceBytes) => {

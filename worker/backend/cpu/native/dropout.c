@@ -3,8 +3,7 @@
  * (e / 4, step, name) under the seed is at least the threshold. Nothing depends on how tensors are split.
  */
 #include "philox.h"
-
-#define MOST_DIMS 8
+#include "slice.h"
 
 typedef struct {
   stream s;
@@ -13,9 +12,7 @@ typedef struct {
   float *y;
   float scale;
   uint32_t threshold;
-  int dims;
-  uint64_t global[MOST_DIMS], start[MOST_DIMS], local[MOST_DIMS];
-  long n;
+  tensor_slice slice;
 } dropout_args;
 
 /* y[0..n) from x, global elements `start` on. */
@@ -42,41 +39,26 @@ static void drop_run(const dropout_args *a, uint64_t start, long n, const float 
 static void dropout_task(void *context, long task) {
   const dropout_args *a = context;
   uint64_t at = (uint64_t)task * DROP_SPAN;
-  const uint64_t last = (uint64_t)min_long((long)at + DROP_SPAN, a->n);
-  const uint64_t inner = a->local[a->dims - 1];
+  const uint64_t last = (uint64_t)min_long((long)at + DROP_SPAN, a->slice.n);
   while (at < last) {
-    uint64_t rest = at, global = 0, stride = 1;
-    for (int d = a->dims - 1; d >= 0; d--) {
-      global += (a->start[d] + rest % a->local[d]) * stride;
-      rest /= a->local[d];
-      stride *= a->global[d];
-    }
-    const uint64_t left = inner - at % inner, run = last - at < left ? last - at : left;
-    drop_run(a, global, (long)run, a->x + at, a->y + at);
-    at += run;
+    const slice_run run = run_at(&a->slice, at, last);
+    drop_run(a, run.global, run.n, a->x + at, a->y + at);
+    at += (uint64_t)run.n;
   }
 }
 
 /*
- * y = x / (1 - rate) where kept, else 0. `shape` holds the global sizes, the slice's starts and its sizes, `dims` (1 to
- * 8) of each; all blocks of elements are below 2^32. y may be x.
+ * y = x / (1 - rate) where kept, else 0, for a slice (`slice_of` its shape); all blocks of elements are below 2^32. y
+ * may be x.
  */
 RM_API void rm_dropout(const float *x, float *y, const uint64_t *shape, int dims, uint64_t seed,
                        uint64_t name, uint64_t step, uint64_t threshold, double scale) {
-  dropout_args a = {
-      .s = {(uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)name, (uint32_t)(name >> 32)},
-      .step = step,
-      .x = x,
-      .y = y,
-      .scale = (float)scale,
-      .threshold = (uint32_t)threshold,
-      .dims = dims,
-      .n = 1};
-  for (int d = 0; d < dims; d++) {
-    a.global[d] = shape[d];
-    a.start[d] = shape[dims + d];
-    a.local[d] = shape[2 * dims + d];
-    a.n *= (long)a.local[d];
-  }
-  rm_parallel(ceil_div(a.n, DROP_SPAN), dropout_task, &a);
+  dropout_args a = {.s = stream_of(seed, name),
+                    .step = step,
+                    .x = x,
+                    .y = y,
+                    .scale = (float)scale,
+                    .threshold = (uint32_t)threshold,
+                    .slice = slice_of(shape, dims)};
+  rm_parallel(ceil_div(a.slice.n, DROP_SPAN), dropout_task, &a);
 }

@@ -4,8 +4,7 @@
  * shared/random has the same in TypeScript, bit for bit.
  */
 #include "philox.h"
-
-#define MOST_DIMS 8
+#include "slice.h"
 
 /* float((2u - 1) bound) with u = (word >> 8) / 2^24; `unit` is bound / 2^23, and all but the
  * product is exact. */
@@ -34,50 +33,26 @@ typedef struct {
   stream s;
   double unit;
   float *y;
-  int dims;
-  uint64_t global[MOST_DIMS], start[MOST_DIMS], local[MOST_DIMS];
-  long n;
+  tensor_slice slice;
 } philox_args;
 
-/* Fills elements [first, last) of the slice: runs along the last dim are contiguous in global
- * indices too. */
 static void philox_task(void *context, long task) {
   const philox_args *a = context;
   uint64_t at = (uint64_t)task * RM_SPAN;
-  const uint64_t last = (uint64_t)min_long((long)at + RM_SPAN, a->n);
-  const uint64_t inner = a->local[a->dims - 1];
+  const uint64_t last = (uint64_t)min_long((long)at + RM_SPAN, a->slice.n);
   while (at < last) {
-    uint64_t rest = at, global = 0, stride = 1;
-    for (int d = a->dims - 1; d >= 0; d--) {
-      global += (a->start[d] + rest % a->local[d]) * stride;
-      rest /= a->local[d];
-      stride *= a->global[d];
-    }
-    const uint64_t left_in_run = inner - at % inner,
-                   run = last - at < left_in_run ? last - at : left_in_run;
-    fill_run(&a->s, global, (long)run, a->unit, a->y + at);
-    at += run;
+    const slice_run run = run_at(&a->slice, at, last);
+    fill_run(&a->s, run.global, run.n, a->unit, a->y + at);
+    at += (uint64_t)run.n;
   }
 }
 
-/*
- * Fills a slice with values uniform on [-bound, bound). `shape` holds the global sizes, the slice's
- * starts and its sizes, `dims` (1 to 8) of each. The caller merges trailing dims that the slice
- * holds whole, so that runs are long.
- */
+/* Fills a slice (`slice_of` its shape) with values uniform on [-bound, bound). */
 RM_API void rm_fill_uniform(float *y, const uint64_t *shape, int dims, uint64_t seed,
                             uint64_t name_hash, double bound) {
-  philox_args a = {.s = {(uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)name_hash,
-                         (uint32_t)(name_hash >> 32)},
+  philox_args a = {.s = stream_of(seed, name_hash),
                    .unit = bound / 8388608.0,
                    .y = y,
-                   .dims = dims,
-                   .n = 1};
-  for (int d = 0; d < dims; d++) {
-    a.global[d] = shape[d];
-    a.start[d] = shape[dims + d];
-    a.local[d] = shape[2 * dims + d];
-    a.n *= (long)a.local[d];
-  }
-  rm_parallel(ceil_div(a.n, RM_SPAN), philox_task, &a);
+                   .slice = slice_of(shape, dims)};
+  rm_parallel(ceil_div(a.slice.n, RM_SPAN), philox_task, &a);
 }

@@ -21,6 +21,10 @@ typedef struct {
   uint32_t key0, key1, name0, name1;
 } stream;
 
+RM_INLINE stream stream_of(uint64_t seed, uint64_t name) {
+  return (stream){(uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)name, (uint32_t)(name >> 32)};
+}
+
 /* Products of the even words, 64 bits each. */
 RM_INLINE vul even_products(vul a, uint32_t b) {
 #if defined(__AVX512F__)

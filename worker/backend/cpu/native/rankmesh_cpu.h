@@ -104,20 +104,6 @@ RM_INLINE vf vmax(vf a, vf b) {
 #endif
 }
 
-/* The smaller of each pair; b where one of them is NaN. */
-RM_INLINE vf vmin(vf a, vf b) {
-#if defined(__AVX512F__)
-  return (vf)_mm512_min_ps((__m512)a, (__m512)b);
-#elif defined(__AVX__)
-  return (vf)_mm256_min_ps((__m256)a, (__m256)b);
-#elif defined(__x86_64__)
-  return (vf)_mm_min_ps((__m128)a, (__m128)b);
-#else
-  const vi mask = a < b;
-  return (vf)(((vi)a & mask) | ((vi)b & ~mask));
-#endif
-}
-
 /* Lanes picked from a and b by constants: first those of a, then those of b. */
 #if defined(__clang__)
 #define VSHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
