@@ -159,11 +159,11 @@ function timeAll(threads: number, rows: number, stream: string): void {
   );
   const scalars = stepScalars(OPTIMIZER, { kind: "constant" }, 3);
   const lines = kernels.map(({ title, instruction, bytes, flops }) => {
-    loaded.run(instruction, scalars);
+    loaded.run([instruction], scalars);
     const seconds = median(
       Array.from({ length: REPEATS }, () => {
         const begin = performance.now();
-        loaded.run(instruction, scalars);
+        loaded.run([instruction], scalars);
         return (performance.now() - begin) / 1e3;
       }),
     );

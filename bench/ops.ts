@@ -64,7 +64,7 @@ async function main(file = "-", threadsText = `${numCores()}`, stepsText = "8"):
       for (const instruction of instructions[microbatch < program.microbatches ? 0 : 1] ?? []) {
         const start = performance.now();
         const used = process.cpuUsage();
-        loaded.run(instruction, scalars);
+        loaded.run([instruction], scalars);
         const { user, system } = process.cpuUsage(used);
         const elapsed = (performance.now() - start) / 1e3;
         if (step < WARMUP_STEPS) continue;

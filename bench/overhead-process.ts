@@ -68,7 +68,7 @@ function loop({ program, steps, threads, seed }: OverheadTask & { readonly kind:
       const scalars = stepScalars(program.optimizer, program.schedule, step, microbatch);
       const section = microbatch < program.microbatches ? program.body : program.epilogue;
       for (const instruction of section) {
-        if (instruction.kind === "compute") loaded.run(instruction, scalars);
+        if (instruction.kind === "compute") loaded.run([instruction], scalars);
       }
     }
     seconds.push((performance.now() - began) / 1000);

@@ -1,7 +1,7 @@
 import { BroadcastChannel } from "node:worker_threads";
 import type { StepScalars } from "../shared/optimizer/step-scalars.ts";
 import type { ComputeInstruction, Program, StoredTensor } from "../shared/program/program.ts";
-import type { Backend, LoadedProgram } from "../worker/backend/backend.ts";
+import type { Backend, CollectiveOperands, LoadedProgram } from "../worker/backend/backend.ts";
 import { createBackend as createOwnBackend } from "../worker/backend/create-backend.ts";
 import type { BackendChoice } from "../worker/compute/backend-loader.ts";
 
@@ -15,7 +15,7 @@ export interface KernelTimes {
 }
 
 /**
- * A backend module that makes the project's own backends with a clock around every instruction. The compute thread
+ * A backend module that makes the project's own backends with a clock around its instructions. The compute thread
  * loads it in place of the usual one, so what is timed is the worker as it is.
  *
  * @public
@@ -42,13 +42,17 @@ class TimedProgram implements LoadedProgram {
     this.#first = program.body.find((instruction) => instruction.kind === "compute");
   }
 
-  run(instruction: ComputeInstruction, scalars: StepScalars): void {
-    if (instruction === this.#first && scalars.microbatch === 0) {
+  run(
+    instructions: readonly ComputeInstruction[],
+    scalars: StepScalars,
+    between?: () => void,
+  ): void {
+    if (instructions[0] === this.#first && scalars.microbatch === 0) {
       this.#step++;
       this.#seconds.push(0);
     }
     const began = performance.now();
-    this.#loaded.run(instruction, scalars);
+    this.#loaded.run(instructions, scalars, between);
     const elapsed = (performance.now() - began) / 1000;
     this.#seconds[this.#step] = (this.#seconds[this.#step] ?? 0) + elapsed;
   }
@@ -65,8 +69,16 @@ class TimedProgram implements LoadedProgram {
     this.#loaded.read(slot, into, offsetBytes);
   }
 
-  hostAddress(slot: number): bigint {
-    return this.#loaded.hostAddress(slot);
+  collectiveOperands(index: number): CollectiveOperands {
+    return this.#loaded.collectiveOperands(index);
+  }
+
+  startCollective(index: number): void {
+    this.#loaded.startCollective(index);
+  }
+
+  finishCollective(index: number): void {
+    this.#loaded.finishCollective(index);
   }
 
   synchronize(): void {

@@ -151,7 +151,7 @@ export function runOp(backend: Backend, op: OpCase, times = 1): Numbers[] {
       const size = count(output.shape) * dtypeBytes(output.dtype ?? "float32");
       loaded.write(instruction.outputs[i] ?? -1, new Uint8Array(size).fill(0xff));
     });
-    for (let t = 0; t < times; t++) loaded.run(instruction, scalarsOf(op));
+    for (let t = 0; t < times; t++) loaded.run(program.body as ComputeInstruction[], scalarsOf(op));
     loaded.synchronize();
     const seen = new Uint8Array(GUARD_BYTES);
     for (const slot of guards) {

@@ -2,7 +2,12 @@ import koffi from "koffi";
 import { InternalError, ResourceExhaustedError } from "../../shared/errors.ts";
 import type { StepScalars } from "../../shared/optimizer/step-scalars.ts";
 import type { ComputeInstruction, Program, StoredTensor } from "../../shared/program/program.ts";
-import type { Backend, LoadedProgram, MemoryAccount } from "../../worker/backend/backend.ts";
+import type {
+  Backend,
+  CollectiveOperands,
+  LoadedProgram,
+  MemoryAccount,
+} from "../../worker/backend/backend.ts";
 import type { BackendChoice } from "../../worker/compute/backend-loader.ts";
 
 /** URL of this module, for `WorkerOptions.backendModule`. */
@@ -67,7 +72,11 @@ class FakeProgram implements LoadedProgram {
     this.#arena = new ArrayBuffer(program.arenaBytes);
   }
 
-  run(instruction: ComputeInstruction, scalars: StepScalars): void {
+  run(instructions: readonly ComputeInstruction[], scalars: StepScalars): void {
+    for (const instruction of instructions) this.#run(instruction, scalars);
+  }
+
+  #run(instruction: ComputeInstruction, scalars: StepScalars): void {
     const { op, attrs } = instruction;
     const [a, b] = instruction.inputs.map((slot) => this.#floats(slot));
     const [out] = instruction.outputs.map((slot) => this.#floats(slot));
@@ -123,9 +132,17 @@ class FakeProgram implements LoadedProgram {
     into.set(this.#bytes(slot).subarray(offsetBytes, offsetBytes + into.length));
   }
 
-  hostAddress(slot: number): bigint {
-    return koffi.address(this.#bytes(slot));
+  collectiveOperands(index: number): CollectiveOperands {
+    const collective = this.#program.collectives[index];
+    if (collective === undefined) throw new InternalError(`no collective ${index}`);
+    const { inputSlot, outputSlot } = collective;
+    const at = (slot: number): bigint => koffi.address(this.#bytes(slot));
+    return { input: at(inputSlot), output: at(outputSlot) };
   }
+
+  startCollective(): void {}
+
+  finishCollective(): void {}
 
   synchronize(): void {}
 

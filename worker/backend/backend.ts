@@ -1,7 +1,7 @@
 import type { StepScalars } from "../../shared/optimizer/step-scalars.ts";
 import type { ComputeInstruction, Program, StoredTensor } from "../../shared/program/program.ts";
 
-export type BackendName = "cpu" | "reference";
+export type BackendName = "cuda" | "cpu" | "gpujs" | "reference";
 
 /**
  * A device that runs a program's compute instructions. It lives in the compute thread; every call is synchronous.
@@ -20,20 +20,37 @@ export interface Backend {
 }
 
 export interface LoadedProgram {
-  /** Runs one compute instruction of the program (the object must be one of its own). */
-  run(instruction: ComputeInstruction, scalars: StepScalars): void;
+  /**
+   * Runs compute instructions of the program (the objects must be its own) in order. Give the same array for the same
+   * stretch of the program: devices record what it launches and replay it. `between` is called now and then; it may throw.
+   */
+  run(
+    instructions: readonly ComputeInstruction[],
+    scalars: StepScalars,
+    between?: () => void,
+  ): void;
   /** Fills a stored tensor's slice by its init spec, keyed by seed, name and global element index. */
   initialize(tensor: StoredTensor, seed: number): void;
   /** Copies bytes into a slot at `offsetBytes`. @throws InternalError past the slot's end. */
   write(slot: number, bytes: Uint8Array, offsetBytes?: number): void;
   /** Copies bytes out of a slot. */
   read(slot: number, into: Uint8Array, offsetBytes?: number): void;
-  /** Address of host-visible arena memory, for collectives run by another thread of this process. */
-  hostAddress(slot: number): bigint;
+  /** Where another thread of this process finds the operands of collective `index`: the same for as long as the program is loaded. */
+  collectiveOperands(index: number): CollectiveOperands;
+  /** Returns when the input of collective `index`, as instructions before have made it, lies in its operand. */
+  startCollective(index: number): void;
+  /** Collective `index` has left its result in its operand: makes it what later instructions read. */
+  finishCollective(index: number): void;
   /** Waits until all work handed over is done. */
   synchronize(): void;
   /** Frees the arena. Use after it throws. */
   dispose(): void;
+}
+
+/** Addresses of host memory. They overlap as the collective's slots do. */
+export interface CollectiveOperands {
+  readonly input: bigint;
+  readonly output: bigint;
 }
 
 /** High-water mark of what a backend asked the system for. Sampling nothing, it misses nothing. */

@@ -1,17 +1,10 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { InternalError } from "../../shared/errors.ts";
-import type { Program } from "../../shared/program/program.ts";
 import type { Backend, LoadedProgram } from "../backend/backend.ts";
 import { loadBackend } from "./backend-loader.ts";
 import { BatchRing } from "./batch-ring.ts";
 import { ComputeAborted, ControlBlock } from "./control-block.ts";
-import type {
-  CollectiveAddresses,
-  ComputeReply,
-  ComputeRequest,
-  ComputeStart,
-  MemoryReport,
-} from "./messages.ts";
+import type { ComputeReply, ComputeRequest, ComputeStart, MemoryReport } from "./messages.ts";
 import { toPlainError } from "./plain-error.ts";
 import { runRounds, StepError } from "./step-loop.ts";
 
@@ -43,11 +36,14 @@ class ComputeThread {
     try {
       const backend = await loadBackend(this.#start.backendModule, this.#start.backend);
       this.#backend = backend;
-      this.#loaded = backend.load(this.#start.program, this.#start.rank);
+      const loaded = backend.load(this.#start.program, this.#start.rank);
+      this.#loaded = loaded;
       this.#reply({
         kind: "loaded",
         device: backend.device,
-        addresses: collectiveAddresses(this.#start.program, this.#loaded),
+        addresses: this.#start.program.collectives.map((_, index) =>
+          loaded.collectiveOperands(index),
+        ),
         memory: this.#memory(),
       });
     } catch (error) {
@@ -137,13 +133,6 @@ class ComputeThread {
       byKind: { ...memory?.byKind() },
     };
   }
-}
-
-function collectiveAddresses(program: Program, loaded: LoadedProgram): CollectiveAddresses {
-  return program.collectives.map(({ inputSlot, outputSlot }) => ({
-    input: loaded.hostAddress(inputSlot),
-    output: loaded.hostAddress(outputSlot),
-  }));
 }
 
 const port = parentPort;

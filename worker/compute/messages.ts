@@ -1,5 +1,6 @@
 import type { RoundSchedule } from "../../shared/job/rounds.ts";
 import type { Program } from "../../shared/program/program.ts";
+import type { CollectiveOperands } from "../backend/backend.ts";
 import type { BackendChoice } from "./backend-loader.ts";
 
 /** What a compute thread is started with. */
@@ -51,10 +52,7 @@ export type ComputeReply =
   | { readonly kind: "disposed"; readonly heldBytes: number };
 
 /** Where the operands of collective i lie in this process. */
-export type CollectiveAddresses = readonly {
-  readonly input: bigint;
-  readonly output: bigint;
-}[];
+export type CollectiveAddresses = readonly CollectiveOperands[];
 
 export interface MemoryReport {
   readonly currentBytes: number;

@@ -8,8 +8,14 @@ import {
   roundName,
   sameRound,
 } from "../../shared/job/rounds.ts";
-import { type StepScalars, stepScalars } from "../../shared/optimizer/step-scalars.ts";
-import { dtypeBytes, type Instruction, type Program } from "../../shared/program/program.ts";
+import { stepScalars } from "../../shared/optimizer/step-scalars.ts";
+import {
+  type CollectiveInstruction,
+  type ComputeInstruction,
+  dtypeBytes,
+  type Instruction,
+  type Program,
+} from "../../shared/program/program.ts";
 import type { LoadedProgram } from "../backend/backend.ts";
 import type { BatchRing, BatchVisitor } from "./batch-ring.ts";
 import {
@@ -109,35 +115,53 @@ function runSections(
 ): void {
   const { program, control } = context;
   control.step = step;
+  const between = (): void => control.check();
   for (let microbatch = 0; microbatch <= program.microbatches; microbatch++) {
     const scalars = stepScalars(program.optimizer, program.schedule, step, microbatch);
     control.microbatch = firstMicrobatch + microbatch;
     const section = microbatch < program.microbatches ? sections.body : sections.epilogue;
-    for (const instruction of section) execute(context, instruction, scalars);
+    for (const stretch of stretchesOf(section)) {
+      control.check();
+      if (Array.isArray(stretch)) context.loaded.run(stretch, scalars, between);
+      else exchange(context, stretch);
+    }
   }
 }
 
-function execute(context: StepLoopContext, instruction: Instruction, scalars: StepScalars): void {
-  const { loaded, control, silenceMs } = context;
-  control.check();
-  switch (instruction.kind) {
-    case "compute":
-      loaded.run(instruction, scalars);
-      return;
-    case "start":
-      // The other thread reads the operands as soon as it hears of them.
-      loaded.synchronize();
-      control.setCollectiveState(instruction.collective, COLLECTIVE_STARTED);
-      context.startCollective(instruction.collective);
-      return;
-    case "wait": {
-      const { collective } = instruction;
-      const done = (): boolean => control.collectiveState(collective) === COLLECTIVE_DONE;
-      control.waitUntil(done, collective, silenceMs);
-      control.setCollectiveState(collective, COLLECTIVE_IDLE);
-      return;
+/** Compute instructions with nothing between them, or one collective instruction. */
+type Stretch = ComputeInstruction[] | CollectiveInstruction;
+
+const stretches = new WeakMap<readonly Instruction[], readonly Stretch[]>();
+
+function stretchesOf(section: readonly Instruction[]): readonly Stretch[] {
+  let found = stretches.get(section);
+  if (found === undefined) {
+    const cut: Stretch[] = [];
+    for (const instruction of section) {
+      const last = cut.at(-1);
+      if (instruction.kind !== "compute") cut.push(instruction);
+      else if (Array.isArray(last)) last.push(instruction);
+      else cut.push([instruction]);
     }
+    found = cut;
+    stretches.set(section, found);
   }
+  return found;
+}
+
+function exchange(context: StepLoopContext, { kind, collective }: CollectiveInstruction): void {
+  const { loaded, control, silenceMs } = context;
+  if (kind === "start") {
+    // The other thread reads the operands as soon as it hears of them.
+    loaded.startCollective(collective);
+    control.setCollectiveState(collective, COLLECTIVE_STARTED);
+    context.startCollective(collective);
+    return;
+  }
+  const done = (): boolean => control.collectiveState(collective) === COLLECTIVE_DONE;
+  control.waitUntil(done, collective, silenceMs);
+  control.setCollectiveState(collective, COLLECTIVE_IDLE);
+  loaded.finishCollective(collective);
 }
 
 function readLoss({ loaded }: StepLoopContext, slot: number): number {

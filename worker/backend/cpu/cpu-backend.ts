@@ -2,9 +2,10 @@ import { arch, availableParallelism, cpus } from "node:os";
 import { InternalError } from "../../../shared/errors.ts";
 import type { Program } from "../../../shared/program/program.ts";
 import type { Backend, LoadedProgram } from "../backend.ts";
+import { BoundProgram } from "../bound-program.ts";
 import { MemoryLedger } from "../memory-account.ts";
 import { type Blas, findBlas } from "./blas.ts";
-import { CpuProgram } from "./cpu-program.ts";
+import { CpuArena } from "./cpu-arena.ts";
 import { type CpuLibrary, openCpuLibrary } from "./library.ts";
 
 /** Threads and BLAS are settings of the library: the backend that set them last. */
@@ -53,12 +54,11 @@ export class CpuBackend implements Backend {
         `program ${program.name} was loaded while another is; dispose it first`,
       );
     }
-    const loaded = new CpuProgram({
+    const loaded = new BoundProgram({
       program,
       rank,
-      kernels: this.#library.kernels,
-      activate: () => this.#activate(),
       account: this.memory,
+      open: () => new CpuArena(program, this.#library.kernels, () => this.#activate()),
       onDispose: () => {
         this.#loaded = false;
       },

@@ -5,7 +5,7 @@ import { isMainThread } from "node:worker_threads";
 import koffi, { type LibraryHandle } from "koffi";
 import { FailedPreconditionError } from "../../../shared/errors.ts";
 import { prepareNativeEnvironment } from "./environment.ts";
-import { bindKernels, type Kernels } from "./kernels.ts";
+import { bindKernels, type CpuKernels } from "./kernels.ts";
 import { prepareKoffi } from "./koffi-setup.ts";
 
 /** librankmesh_cpu as loaded in this thread. */
@@ -13,7 +13,7 @@ export interface CpuLibrary {
   readonly path: string;
   /** Of the file's bytes: two hosts with the same hash run the same instructions. */
   readonly buildHash: string;
-  readonly kernels: Kernels;
+  readonly kernels: CpuKernels;
 }
 
 /** Where `npm run build` puts the library, next to the compiled JavaScript. */

@@ -1,6 +1,6 @@
 import koffi from "koffi";
 import type { StepScalars } from "../../../shared/optimizer/step-scalars.ts";
-import type { Address } from "./kernels.ts";
+import type { Address } from "../kernels.ts";
 
 /** The step's scalars where kernels read them, rounded to float32 once. Order as `step_scalars` in update.c. */
 export class StepScalarBlock {

@@ -19,7 +19,7 @@ import {
   elementCount,
   slotAt,
 } from "../arena-layout.ts";
-import type { LoadedProgram, MemoryAccount } from "../backend.ts";
+import type { CollectiveOperands, LoadedProgram, MemoryAccount } from "../backend.ts";
 
 type BoundCall = (scalars: StepScalars) => void;
 
@@ -47,15 +47,22 @@ export class ReferenceProgram implements LoadedProgram {
     }
   }
 
-  run(instruction: ComputeInstruction, scalars: StepScalars): void {
-    const bound = this.#bound.get(instruction);
-    if (bound === undefined) {
-      this.#live();
-      throw new InternalError(
-        `${instruction.op} is no instruction of program ${this.#program.name}`,
-      );
+  run(
+    instructions: readonly ComputeInstruction[],
+    scalars: StepScalars,
+    between?: () => void,
+  ): void {
+    this.#live();
+    for (const instruction of instructions) {
+      const bound = this.#bound.get(instruction);
+      if (bound === undefined) {
+        throw new InternalError(
+          `${instruction.op} is no instruction of program ${this.#program.name}`,
+        );
+      }
+      between?.();
+      bound(scalars);
     }
-    bound(scalars);
   }
 
   initialize(tensor: StoredTensor, seed: number): void {
@@ -82,9 +89,20 @@ export class ReferenceProgram implements LoadedProgram {
     into.set(new Uint8Array(this.#live(), start + offsetBytes, into.length));
   }
 
-  hostAddress(slot: number): bigint {
-    const { offsetBytes } = slotAt(this.#program, slot);
-    return koffi.address(new Uint8Array(this.#live())) + BigInt(offsetBytes);
+  collectiveOperands(index: number): CollectiveOperands {
+    const collective = this.#program.collectives[index];
+    if (collective === undefined) throw new InternalError(`the program has no collective ${index}`);
+    const start = koffi.address(new Uint8Array(this.#live()));
+    const at = (slot: number): bigint => start + BigInt(slotAt(this.#program, slot).offsetBytes);
+    return { input: at(collective.inputSlot), output: at(collective.outputSlot) };
+  }
+
+  startCollective(): void {
+    this.#live();
+  }
+
+  finishCollective(): void {
+    this.#live();
   }
 
   synchronize(): void {

@@ -5,7 +5,7 @@ import { shardIntervals } from "../../../../shared/mesh/placement.ts";
 import type { StoredTensor } from "../../../../shared/program/program.ts";
 import { fillUniformSlice } from "../../../../shared/random/uniform.ts";
 import type { Backend } from "../../../../worker/backend/backend.ts";
-import { boundOps } from "../../../../worker/backend/cpu/bind-instruction.ts";
+import { boundOps } from "../../../../worker/backend/binding/bind-instruction.ts";
 import { CpuBackend } from "../../../../worker/backend/cpu/cpu-backend.ts";
 import { ReferenceBackend } from "../../../../worker/backend/reference/reference-backend.ts";
 import {

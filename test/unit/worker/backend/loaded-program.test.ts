@@ -1,6 +1,6 @@
 import { expect } from "chai";
 import { InternalError, ResourceExhaustedError } from "../../../../shared/errors.ts";
-import type { Program } from "../../../../shared/program/program.ts";
+import type { Collective, Program } from "../../../../shared/program/program.ts";
 import type { Backend } from "../../../../worker/backend/backend.ts";
 import { CpuBackend } from "../../../../worker/backend/cpu/cpu-backend.ts";
 import { ReferenceBackend } from "../../../../worker/backend/reference/reference-backend.ts";
@@ -80,7 +80,7 @@ for (const [title, make] of BACKENDS) {
     it("runs only instructions of its own", () => {
       const { program, instruction } = programOf(ADD);
       const loaded = make().load(program, 0);
-      expect(() => loaded.run({ ...instruction }, scalarsOf(ADD))).to.throw(
+      expect(() => loaded.run([{ ...instruction }], scalarsOf(ADD))).to.throw(
         InternalError,
         "no instruction",
       );
@@ -92,10 +92,10 @@ for (const [title, make] of BACKENDS) {
       const loaded = make().load(program, 0);
       loaded.dispose();
       const uses: (() => unknown)[] = [
-        () => loaded.run(instruction, scalarsOf(ADD)),
+        () => loaded.run([instruction], scalarsOf(ADD)),
         () => loaded.read(0, new Uint8Array(4)),
         () => loaded.write(0, new Uint8Array(4)),
-        () => loaded.hostAddress(0),
+        () => loaded.startCollective(0),
         () => loaded.synchronize(),
         () => loaded.dispose(),
       ];
@@ -188,12 +188,34 @@ describe("the cpu backend", () => {
     expect(own.fingerprint).to.equal(new CpuBackend({ threads: 1, blas: false }).fingerprint);
   });
 
-  it("gives the arena's address, which native code can use", () => {
+  it("lets collectives work on the arena itself", () => {
     const { program, instruction } = programOf(ADD);
-    const loaded = new CpuBackend({ threads: 1 }).load(program, 0);
-    const [a = -1, b = -1] = instruction.inputs;
-    const distance = (program.slots[b]?.offsetBytes ?? 0) - (program.slots[a]?.offsetBytes ?? 0);
-    expect(loaded.hostAddress(b) - loaded.hostAddress(a)).to.equal(BigInt(distance));
+    const [inputSlot = -1, outputSlot = -1] = instruction.inputs;
+    const collective: Collective = {
+      op: "allReduce",
+      axes: [0],
+      inputSlot,
+      outputSlot,
+      dtype: "float32",
+      outer: 1,
+      chunkElements: 6,
+      algorithm: "direct",
+      segmentBytes: 1024,
+      payloadBytes: 24,
+      wireBytes: 24,
+      sameInputs: true,
+      label: "x",
+      from: "P",
+      to: "R",
+      phase: "forward",
+    };
+    const loaded = new CpuBackend({ threads: 1 }).load(
+      { ...program, collectives: [collective] },
+      0,
+    );
+    const { input, output } = loaded.collectiveOperands(0);
+    const offset = (slot: number): number => program.slots[slot]?.offsetBytes ?? 0;
+    expect(output - input).to.equal(BigInt(offset(outputSlot) - offset(inputSlot)));
     loaded.dispose();
   });
 });

@@ -1,7 +1,7 @@
 import { InternalError } from "../../../shared/errors.ts";
 import type { ComputeInstruction, DType, Program } from "../../../shared/program/program.ts";
 import { elementCount, slotAt } from "../arena-layout.ts";
-import type { Address } from "./kernels.ts";
+import type { Address } from "../kernels.ts";
 
 /** One operand of an instruction, resolved. */
 export interface Operand {

@@ -1,27 +1,24 @@
-import koffi from "koffi";
 import { firstPosition } from "../../../compiler/ops/first-position.ts";
 import { MAX_HEAD_DIM, ropeFrequencies } from "../../../compiler/ops/rope-frequencies.ts";
-import { type BindContext, type Binder, partAt } from "./binder.ts";
-import { type Address, type HeadSizes, NULL } from "./kernels.ts";
+import { type Address, type HeadSizes, hostTable, NULL } from "../kernels.ts";
+import { type BindContext, type Binder, type BoundInstruction, partAt, perStep } from "./binder.ts";
 import type { Operand, Operands } from "./operands.ts";
 
 const rope: Binder = (o, context) => {
   const x = o.input(0);
   const [B, T, F] = threeDims(o, x);
   const y = o.output(0, x.n);
-  const frequencies = ropeFrequencies(o.attrs);
-  const headDim = 2 * frequencies.length;
+  const frequencies = hostTable(ropeFrequencies(o.attrs));
+  const headDim = 2 * frequencies.values.length;
   if (F % headDim !== 0) o.fail(`${F} features are no whole heads of ${headDim}`);
   const part = partAt(o, context, "sequenceAxes");
   const direction = o.attr("inverse") === 1 ? -1 : 1;
-  const table = Number(koffi.address(frequencies));
   const { kernels } = context;
-  // The closure keeps `frequencies` alive for as long as its address is used.
-  return (scalars) => {
-    const features = 2 * frequencies.length;
+  const run: BoundInstruction = (scalars) => {
     const first = firstPosition(o.attrs, scalars, part, T);
-    kernels.rope(x.address, table, y.address, B, T, F, features, first, direction);
+    kernels.rope(x.address, frequencies, y.address, B, T, F, headDim, first, direction);
   };
+  return o.attrs["context"] === undefined ? run : perStep(run);
 };
 
 /** q, k (, v) of inputs from `first` on, checked against the heads of the attributes. */

@@ -1,6 +1,6 @@
 import { dtypeBytes } from "../../../shared/program/program.ts";
-import { type BindContext, type Binder, partAt } from "./binder.ts";
-import { type Address, NULL } from "./kernels.ts";
+import { type Address, NULL } from "../kernels.ts";
+import { type BindContext, type Binder, partAt, perStep } from "./binder.ts";
 import type { Operand, Operands } from "./operands.ts";
 
 // Legend: V local rows of a table, from global row `start` on; D features; M tokens.
@@ -28,8 +28,7 @@ const adamwFromRows: Binder = (o, context) => {
   const { dy, ids, M, V, D, start } = tokens(o, context, w.shape);
   const [m, v] = [o.updated(3, 1, w.n), o.updated(4, 2, w.n)];
   const { factor, scratch } = behind(o, 5, V + 1 + M);
-  return (scalars) => {
-    block.load(scalars);
+  return () => {
     kernels.adamwFromRows(
       dy.address,
       ids.address,
@@ -54,8 +53,7 @@ const sgdFromRows: Binder = (o, context) => {
   const hasMomentum = o.attr("hasMomentum") === 1;
   const m = hasMomentum ? o.updated(3, 1, w.n).address : NULL;
   const { factor, scratch } = behind(o, hasMomentum ? 4 : 3, V + 1 + M);
-  return (scalars) => {
-    block.load(scalars);
+  return () => {
     kernels.sgdFromRows(
       dy.address,
       ids.address,
@@ -95,10 +93,10 @@ const addPosition: Binder = (o, context) => {
     if (!Number.isSafeInteger(period) || period < 1 || period * length > p.n) {
       o.fail(`a context of ${period} positions and a table of ${p.n / length}`);
     }
-    return ({ step }) => {
+    return perStep(({ step }) => {
       const from = p.address + (step % period) * rowBytes;
       kernels.bias(x.address, from, y.address, B, length);
-    };
+    });
   }
   const from = p.address + skip * dtypeBytes("float32");
   return () => kernels.bias(x.address, from, y.address, B, length);

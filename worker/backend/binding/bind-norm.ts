@@ -1,5 +1,5 @@
+import { NULL } from "../kernels.ts";
 import type { Binder } from "./binder.ts";
-import { NULL } from "./kernels.ts";
 import type { Operand, Operands } from "./operands.ts";
 
 const norm =

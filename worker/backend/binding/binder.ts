@@ -2,17 +2,26 @@ import type { Mesh } from "../../../shared/mesh/mesh.ts";
 import { partOf } from "../../../shared/mesh/placement.ts";
 import type { StepScalars } from "../../../shared/optimizer/step-scalars.ts";
 import { dtypeBytes } from "../../../shared/program/program.ts";
-import type { Kernels } from "./kernels.ts";
+import type { Address, Kernels } from "../kernels.ts";
 import type { Operand, Operands } from "./operands.ts";
-import type { StepScalarBlock } from "./step-scalar-block.ts";
 
 /** One instruction with everything but the step's scalars resolved. */
-export type BoundInstruction = (scalars: StepScalars) => void;
+export interface BoundInstruction {
+  (scalars: StepScalars): void;
+  /** Its kernels' arguments differ from step to step: a device cannot record them once and replay them. */
+  readonly perStep?: true;
+}
+
+export function perStep(run: (scalars: StepScalars) => void): BoundInstruction {
+  return Object.assign(run, { perStep: true as const });
+}
 
 /** What binding needs beside the operands. */
 export interface BindContext {
+  /** Those for the instruction's precision. */
   readonly kernels: Kernels;
-  readonly scalars: StepScalarBlock;
+  /** The step's scalars where kernels read them. */
+  readonly scalars: { readonly address: Address };
   readonly mesh: Mesh;
   /** This rank's, one per mesh axis. */
   readonly coordinates: readonly number[];

@@ -1,6 +1,6 @@
 import { sampleUniform } from "../../../compiler/ops/sample-token.ts";
 import { attentionOperands } from "./bind-attention.ts";
-import type { Binder } from "./binder.ts";
+import { type Binder, perStep } from "./binder.ts";
 
 const attentionCached: Binder = (o, context) => {
   const { q, k, v, sizes } = attentionOperands(o, context, 0, true);
@@ -13,7 +13,7 @@ const attentionCached: Binder = (o, context) => {
   }
   const out = o.output(0, q.n);
   const { kernels } = context;
-  return ({ step }) => {
+  return perStep(({ step }) => {
     kernels.attentionCached(
       q.address,
       k.address,
@@ -28,7 +28,7 @@ const attentionCached: Binder = (o, context) => {
       shift,
       step % positions,
     );
-  };
+  });
 };
 
 const sampleToken: Binder = (o, { kernels }) => {
@@ -38,10 +38,10 @@ const sampleToken: Binder = (o, { kernels }) => {
   if (!(temperature >= 0) || !Number.isSafeInteger(topK) || topK < 0) {
     o.fail(`a draw at temperature ${temperature} among ${topK}`);
   }
-  return ({ step }) => {
+  return perStep(({ step }) => {
     const u = sampleUniform(o.attrs, step);
     kernels.sampleToken(z.address, z.n, temperature, topK, u, id.address);
-  };
+  });
 };
 
 export const DECODE_BINDERS: readonly (readonly [op: string, binder: Binder])[] = [

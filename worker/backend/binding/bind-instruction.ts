@@ -1,8 +1,8 @@
-import koffi from "koffi";
 import { InternalError } from "../../../shared/errors.ts";
 import { axisSize } from "../../../shared/mesh/mesh.ts";
 import { dtypeBytes } from "../../../shared/program/program.ts";
 import { elementCount } from "../arena-layout.ts";
+import { type Address, hostTable, type Kernels, NULL } from "../kernels.ts";
 import { ATTENTION_BINDERS } from "./bind-attention.ts";
 import { CROSS_ENTROPY_BINDERS } from "./bind-cross-entropy.ts";
 import { DECODE_BINDERS } from "./bind-decode.ts";
@@ -18,7 +18,6 @@ import {
   copyAll,
   sameType,
 } from "./binder.ts";
-import { type Address, type Kernels, NULL } from "./kernels.ts";
 import type { Operand, Operands } from "./operands.ts";
 
 const nothing: BoundInstruction = () => undefined;
@@ -33,11 +32,11 @@ export function bindInstruction(
   context: BindContext,
 ): BoundInstruction {
   const binder = BINDERS.get(op);
-  if (binder === undefined) throw new InternalError(`cpu backend: no kernel for op ${op}`);
+  if (binder === undefined) throw new InternalError(`no kernel for op ${op}`);
   return binder(operands, context);
 }
 
-/** Ops that this backend runs. */
+/** Ops that have kernels. */
 export function boundOps(): string[] {
   return [...BINDERS.keys()];
 }
@@ -112,12 +111,10 @@ const addN: Binder = (o, { kernels }) => {
   const y = o.anyOutput(0);
   if (y.dtype === "int32") o.fail("int32 is not summed");
   if (o.numInputs === 0) o.fail("nothing to sum");
-  const addresses = new BigUint64Array(new ArrayBuffer(8 * o.numInputs));
-  for (let i = 0; i < o.numInputs; i++) addresses[i] = BigInt(o.input(i, y.n, y.dtype).address);
-  const list = Number(koffi.address(addresses));
+  const addresses = Array.from({ length: o.numInputs }, (_, i) => o.input(i, y.n, y.dtype).address);
+  const operands = hostTable(BigUint64Array.from(addresses, BigInt));
   const sum = y.dtype === "float64" ? kernels.addNDouble : kernels.addN;
-  // The closure keeps `addresses` alive for as long as its address is used.
-  return () => sum(list, addresses.length, y.address, y.n);
+  return () => sum(operands, y.address, y.n);
 };
 
 const accumulate: Binder = (o, { kernels }) => {
@@ -128,13 +125,11 @@ const accumulate: Binder = (o, { kernels }) => {
   }
   if (y.dtype === "int32") o.fail("int32 is not accumulated");
   const copy = copyAll(kernels, g, y);
-  const addresses = new BigUint64Array(new ArrayBuffer(16));
-  addresses.set([BigInt(acc.address), BigInt(g.address)]);
-  const list = Number(koffi.address(addresses));
+  const operands = hostTable(BigUint64Array.of(BigInt(acc.address), BigInt(g.address)));
   const sum = y.dtype === "float64" ? kernels.addNDouble : kernels.addN;
   return ({ microbatch }) => {
     if (microbatch === 0) copy();
-    else sum(list, addresses.length, y.address, y.n);
+    else sum(operands, y.address, y.n);
   };
 };
 
@@ -292,8 +287,7 @@ const adamw: Binder = (o, { kernels, scalars: block }) => {
   const w = o.updated(0, 0);
   const [g, m, v] = [o.input(1, w.n), o.updated(2, 1, w.n), o.updated(3, 2, w.n)];
   const factor = gradientFactor(o, 4);
-  return (scalars) => {
-    block.load(scalars);
+  return () => {
     kernels.adamw(w.address, g.address, m.address, v.address, w.n, factor, block.address);
   };
 };
@@ -304,8 +298,7 @@ const sgd: Binder = (o, { kernels, scalars: block }) => {
   const hasMomentum = o.attr("hasMomentum") === 1;
   const m = hasMomentum ? o.updated(2, 1, w.n).address : NULL;
   const factor = gradientFactor(o, hasMomentum ? 3 : 2);
-  return (scalars) => {
-    block.load(scalars);
+  return () => {
     kernels.sgd(w.address, g.address, m, w.n, factor, block.address);
   };
 };
@@ -316,8 +309,7 @@ const adamwFromFactors: Binder = (o, { kernels, scalars: block }) => {
   const [m, v] = [o.updated(3, 1, w.n), o.updated(4, 2, w.n)];
   const factor = gradientFactor(o, 5);
   const { scratch, tileRows } = gradientTile(o, 5, M, I);
-  return (scalars) => {
-    block.load(scalars);
+  return () => {
     kernels.adamwFromFactors(
       dy.address,
       x.address,
@@ -343,8 +335,7 @@ const sgdFromFactors: Binder = (o, { kernels, scalars: block }) => {
   const next = hasMomentum ? 4 : 3;
   const factor = gradientFactor(o, next);
   const { scratch, tileRows } = gradientTile(o, next, M, I);
-  return (scalars) => {
-    block.load(scalars);
+  return () => {
     kernels.sgdFromFactors(
       dy.address,
       x.address,
