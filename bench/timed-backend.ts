@@ -25,6 +25,7 @@ export function createBackend(choice: BackendChoice): Backend {
   return {
     name: backend.name,
     device: backend.device,
+    precisions: backend.precisions,
     fingerprint: backend.fingerprint,
     memory: backend.memory,
     load: (program, rank) => new TimedProgram(backend.load(program, rank), program),

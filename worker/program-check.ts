@@ -353,9 +353,9 @@ class ProgramChecker {
   }
 
   #dtype(value: unknown, path: string): DType | undefined {
-    if (value === "float32" || value === "float64" || value === "int32") return value;
-    this.#fault(path, `${quote(value)} is not float32, float64 or int32`);
-    return undefined;
+    const known = DTYPES.find((dtype) => dtype === value);
+    if (known === undefined) this.#fault(path, `${quote(value)} is not ${DTYPES.join(", ")}`);
+    return known;
   }
 
   #whole(value: unknown, path: string, least = 0): number {
@@ -388,6 +388,8 @@ class ProgramChecker {
     if (this.faults.length < MAX_FAULTS) this.faults.push({ path, message });
   }
 }
+
+const DTYPES: readonly DType[] = ["float32", "float64", "int32", "bfloat16"];
 
 function isOneOf(value: unknown, choices: readonly string[]): boolean {
   return typeof value === "string" && choices.includes(value);

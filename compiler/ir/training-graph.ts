@@ -1,4 +1,5 @@
 import type { Fault } from "../../shared/errors.ts";
+import type { DType } from "../../shared/program/program.ts";
 import { differentiate, type Gradients } from "../autodiff/differentiate.ts";
 import type { CompileRequest } from "../compile.ts";
 import { elements } from "../ops/shapes.ts";
@@ -57,7 +58,7 @@ export function buildTrainingGraph(
   const graph = new Graph();
   const { microbatches } = request;
   const inputs: { name: string; leaf: number }[] = [];
-  const addInput = (name: string, dims: readonly number[], dtype: "float32" | "int32"): number => {
+  const addInput = (name: string, dims: readonly number[], dtype: DType): number => {
     const leaf = graph.leaf(
       { kind: "input", index: inputs.length },
       { shape: [request.batchSize, ...dims], dtype },

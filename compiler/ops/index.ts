@@ -3,6 +3,7 @@ import "./activation.ts";
 import "./attention.ts";
 import "./attention-cached.ts";
 import "./attention-gradient.ts";
+import "./cast.ts";
 import "./cross-entropy.ts";
 import "./dropout.ts";
 import "./elementwise.ts";

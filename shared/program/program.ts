@@ -42,10 +42,15 @@ export interface EvaluationSection {
   readonly lossSlot: number;
 }
 
-export type DType = "float32" | "float64" | "int32";
+/** `bfloat16`: the upper half of a float32, rounded to nearest even. */
+export type DType = "float32" | "float64" | "int32" | "bfloat16";
+
+/** What activations, and the weights of products, are held in. Sums are formed in float32 at least. */
+export type Precision = Extract<DType, "float32" | "bfloat16">;
 
 export function dtypeBytes(dtype: DType): number {
-  return dtype === "float64" ? 8 : 4;
+  if (dtype === "float64") return 8;
+  return dtype === "bfloat16" ? 2 : 4;
 }
 
 export type MemoryKind = "weights" | "optimizer" | "cache" | "gradients" | "activations" | "inputs";

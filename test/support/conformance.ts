@@ -1,15 +1,17 @@
 // Runs single ops on a backend: a program of one instruction, its slots apart by guard bytes that must survive.
 
+import { fromBfloat16, toBfloat16 } from "../../shared/bfloat16.ts";
 import { coordinates, type Mesh } from "../../shared/mesh/mesh.ts";
 import { type StepScalars, stepScalars } from "../../shared/optimizer/step-scalars.ts";
 import {
   type ComputeInstruction,
   type DType,
   dtypeBytes,
+  type Precision,
   type Program,
   type Slot,
 } from "../../shared/program/program.ts";
-import type { Backend } from "../../worker/backend/backend.ts";
+import type { Backend, LoadedProgram } from "../../worker/backend/backend.ts";
 import type { Expected } from "./expected-math.ts";
 import { EXPECTED } from "./expected-ops.ts";
 
@@ -36,6 +38,12 @@ export interface OpCase {
   readonly scratch?: number;
   /** Largest error allowed, relative to the larger of the value and the tensor's root mean square. */
   readonly tolerance: number;
+}
+
+/** What a backend must compute in to run the case. */
+export function precisionOf({ inputs, outputs }: OpCase): Precision {
+  const half = [...inputs, ...outputs].some((o) => typeof o === "object" && o.dtype === "bfloat16");
+  return half ? "bfloat16" : "float32";
 }
 
 const GUARD_BYTES = 72;
@@ -122,14 +130,31 @@ function arrayOf(dtype: DType, length: number): Numbers {
   return dtype === "int32" ? new Int32Array(length) : new Float32Array(length);
 }
 
-const bytesOf = (data: Numbers): Uint8Array =>
-  new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+/** The bytes of values that are numbers of `dtype`. */
+function bytesOf(data: Numbers, dtype: DType = "float32"): Uint8Array {
+  const stored = dtype === "bfloat16" ? Uint16Array.from(data, toBfloat16) : data;
+  return new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength);
+}
+
+function readValues(
+  loaded: LoadedProgram,
+  slot: number,
+  length: number,
+  dtype: DType = "float32",
+): Numbers {
+  const bytes = new Uint8Array(length * dtypeBytes(dtype));
+  loaded.read(slot, bytes);
+  if (dtype === "bfloat16") return Float32Array.from(new Uint16Array(bytes.buffer), fromBfloat16);
+  if (dtype === "float64") return new Float64Array(bytes.buffer);
+  return dtype === "int32" ? new Int32Array(bytes.buffer) : new Float32Array(bytes.buffer);
+}
 
 /** Values of the inputs as the backend sees them: rounded to their dtype. */
 export function inputsOf(op: OpCase): Numbers[] {
   return op.inputs.map(({ shape, dtype, values }, k) => {
     const data = arrayOf(dtype ?? "float32", count(shape));
     for (let i = 0; i < data.length; i++) data[i] = values?.(i) ?? pseudoRandom(i, k);
+    if (dtype === "bfloat16") data.set(Array.from(data, (x) => fromBfloat16(toBfloat16(x))));
     return data;
   });
 }
@@ -143,7 +168,7 @@ export function runOp(backend: Backend, op: OpCase, times = 1): Numbers[] {
     for (const slot of guards) loaded.write(slot, guard);
     const inputs = inputsOf(op);
     inputs.forEach((data, i) => {
-      loaded.write(instruction.inputs[i] ?? -1, bytesOf(data));
+      loaded.write(instruction.inputs[i] ?? -1, bytesOf(data, op.inputs[i]?.dtype));
     });
     op.outputs.forEach((output, i) => {
       if (typeof output === "number") return;
@@ -164,16 +189,19 @@ export function runOp(backend: Backend, op: OpCase, times = 1): Numbers[] {
     }
     inputs.forEach((before, i) => {
       if (op.outputs.includes(i) || isScratch(op, i)) return;
-      const after = arrayOf(op.inputs[i]?.dtype ?? "float32", before.length);
-      loaded.read(instruction.inputs[i] ?? -1, bytesOf(after));
+      const after = readValues(
+        loaded,
+        instruction.inputs[i] ?? -1,
+        before.length,
+        op.inputs[i]?.dtype,
+      );
       if (!Buffer.from(bytesOf(before)).equals(bytesOf(after)))
         throw new Error(`${op.op}: changed input ${i}`);
     });
     return op.outputs.map((output, i) => {
       const tensor = typeof output === "number" ? op.inputs[output] : output;
-      const data = arrayOf(tensor?.dtype ?? "float32", count(tensor?.shape ?? []));
-      loaded.read(instruction.outputs[i] ?? -1, bytesOf(data));
-      return data;
+      const slot = instruction.outputs[i] ?? -1;
+      return readValues(loaded, slot, count(tensor?.shape ?? []), tensor?.dtype);
     });
   } finally {
     loaded.dispose();

@@ -1,5 +1,6 @@
 // What the ops of a program compute, by plain loops in float64, written apart from the op registry: a mistake in a
 // rule there shows here.
+import { fromBfloat16, toBfloat16 } from "../../shared/bfloat16.ts";
 import type { StepScalars } from "../../shared/optimizer/step-scalars.ts";
 import { type Expected, get, map, type OpOperands, product, range, sum } from "./expected-math.ts";
 import { ATTENTION_EXPECTED } from "./expected-ops-attention.ts";
@@ -132,6 +133,9 @@ export const EXPECTED: Readonly<Record<string, Expected>> = {
   addN: map((...x) => x.reduce((a, b) => a + b, 0)),
   scale: ({ inputs, attrs }) => [(inputs[0] ?? []).map((x) => x * (attrs["factor"] ?? 0))],
   identity: map((x = 0) => x),
+  cast: ({ inputs, attrs }) => [
+    (inputs[0] ?? []).map((x) => (attrs["to"] === 1 ? fromBfloat16(toBfloat16(x)) : x)),
+  ],
   sum: ({ inputs }) => [[(inputs[0] ?? []).reduce((a, b) => a + b, 0)]],
   mean: ({ inputs, attrs }) => [
     [(inputs[0] ?? []).reduce((a, b) => a + b, 0) / (attrs["count"] ?? 0)],

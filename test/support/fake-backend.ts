@@ -21,6 +21,7 @@ export function createBackend(choice: BackendChoice): Backend {
   const account = new Account();
   return {
     name: "reference",
+    precisions: ["float32"],
     device: choice.device === "" ? "fake" : choice.device,
     fingerprint: "fake 1",
     memory: account,

@@ -202,6 +202,22 @@ const elementwise: OpCase[] = SIZES.flatMap((n): OpCase[] => [
   },
   { op: "identity", title: `[${n}]`, inputs: [t(n)], outputs: [t(n)], tolerance: EXACT },
   {
+    op: "cast",
+    title: `[${n}] to bfloat16`,
+    inputs: [t(n)],
+    outputs: [{ shape: [n], dtype: "bfloat16" }],
+    attrs: { to: 1 },
+    tolerance: EXACT,
+  },
+  {
+    op: "cast",
+    title: `bfloat16 [${n}] to float32`,
+    inputs: [{ shape: [n], dtype: "bfloat16" }],
+    outputs: [t(n)],
+    attrs: { to: 0 },
+    tolerance: EXACT,
+  },
+  {
     op: "identity",
     title: `[${n}] on the same bytes`,
     inputs: [t(n)],

@@ -86,6 +86,7 @@ export const SAMPLES: Readonly<Record<string, readonly Sample[]>> = {
     },
   ],
   scale: [{ inputs: [[D, 24]], attrs: { factor: 0.3 } }],
+  cast: [{ inputs: [[D, 24]], attrs: { to: 1 } }],
   sum: [{ inputs: [[D, 24]] }],
   mean: [{ inputs: [[D, 24]], attrs: { count: D * 24 } }],
   mseLoss: [{ ...pair, attrs: { count: D * 24 } }],

@@ -1,5 +1,10 @@
 import type { StepScalars } from "../../shared/optimizer/step-scalars.ts";
-import type { ComputeInstruction, Program, StoredTensor } from "../../shared/program/program.ts";
+import type {
+  ComputeInstruction,
+  Precision,
+  Program,
+  StoredTensor,
+} from "../../shared/program/program.ts";
 
 export type BackendName = "cuda" | "cpu" | "gpujs" | "reference";
 
@@ -13,6 +18,8 @@ export interface Backend {
   readonly device: string;
   /** Equal on two hosts whose copies of a value come out bit-identical: backend, build, BLAS and its core, threads, CPU. */
   readonly fingerprint: string;
+  /** What programs may hold their activations in. */
+  readonly precisions: readonly Precision[];
   /** Everything asked of the system, by kind. */
   readonly memory: MemoryAccount;
   /** Allocates the arena and binds every instruction. One program at a time. @throws RankmeshError when memory is refused. */

@@ -1,4 +1,4 @@
-import { InternalError } from "../../shared/errors.ts";
+import { FailedPreconditionError, InternalError } from "../../shared/errors.ts";
 import { coordinates } from "../../shared/mesh/mesh.ts";
 import { shardIntervals } from "../../shared/mesh/placement.ts";
 import type { StepScalars } from "../../shared/optimizer/step-scalars.ts";
@@ -28,6 +28,8 @@ export interface ArenaDevice {
   /** First byte of the arena, aligned to 256 bytes. */
   readonly arena: Address;
   readonly kernels: Kernels;
+  /** Kernels for bfloat16, where the device has them. */
+  readonly halfKernels?: Kernels;
   /** The step's scalars where kernels read them; `load` makes them those of a step, for kernels called after it. */
   readonly scalars: { readonly address: Address; load(scalars: StepScalars): void };
   /** Runs bound instructions in order. The array is the same object whenever the same stretch of a program runs. */
@@ -162,7 +164,6 @@ export class BoundProgram implements LoadedProgram {
   #bindAll(device: ArenaDevice): Map<ComputeInstruction, BoundInstruction> {
     const program = this.#program;
     const context = {
-      kernels: device.kernels,
       scalars: device.scalars,
       mesh: program.mesh,
       coordinates: coordinates(program.mesh, this.#rank),
@@ -170,7 +171,13 @@ export class BoundProgram implements LoadedProgram {
     const bound = new Map<ComputeInstruction, BoundInstruction>();
     for (const instruction of computeInstructions(program)) {
       const operands = new Operands(program, instruction, device.arena);
-      bound.set(instruction, bindInstruction(instruction.op, operands, context));
+      const kernels = operands.precision === "bfloat16" ? device.halfKernels : device.kernels;
+      if (kernels === undefined) {
+        throw new FailedPreconditionError(
+          `program ${program.name} computes in bfloat16, which this backend does not; set precision to fp32, or use backend cuda`,
+        );
+      }
+      bound.set(instruction, bindInstruction(instruction.op, operands, { ...context, kernels }));
     }
     return bound;
   }

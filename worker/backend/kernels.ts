@@ -47,6 +47,8 @@ export type HeadSizes = readonly [
  * What a backend computes with: one method per kernel, the same for every backend that runs programs over an arena. The binders
  * (`worker/backend/binding`) have checked every size before a kernel sees it. Kernels may be asynchronous: they are
  * done in the order of the calls. Sizes are in elements unless named bytes; tensors are dense and row-major.
+ * A set of kernels is for one precision: in that of bfloat16 activations and the weights of products are bfloat16, and
+ * parameters, gradients of weights, statistics and scalars stay float32.
  * What each computes stands in `worker/backend/cpu/native`, whose functions have the same names.
  */
 export interface Kernels {
@@ -251,6 +253,10 @@ export interface Kernels {
     D: number,
     eps: number,
   ): void;
+  /** y: the float32 x as bfloat16, to nearest even. */
+  round(x: Address, y: Address, n: number): void;
+  /** y: the bfloat16 x as float32, exactly. */
+  widen(x: Address, y: Address, n: number): void;
   swiglu(a: Address, b: Address, y: Address, n: number): void;
   swigluDa(dy: Address, a: Address, b: Address, da: Address, n: number): void;
   swigluDb(dy: Address, a: Address, db: Address, n: number): void;

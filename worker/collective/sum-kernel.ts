@@ -1,6 +1,7 @@
 import { endianness } from "node:os";
+import { fromBfloat16, toBfloat16 } from "../../shared/bfloat16.ts";
 import { InternalError, unreachable } from "../../shared/errors.ts";
-import type { DType } from "../../shared/program/program.ts";
+import { type DType, dtypeBytes } from "../../shared/program/program.ts";
 
 /**
  * target[i] = left[i] + right[i] over little-endian elements. All three have the same whole number of elements,
@@ -36,9 +37,16 @@ export const sumInJavaScript: SumKernel = (dtype, target, left, right) => {
   }
 };
 
-type Elements = Float32Array | Float64Array | Int32Array;
+/** bfloat16 as the bits that it is. */
+type Elements = Float32Array | Float64Array | Int32Array | Uint16Array;
 
 function sumViews(target: Elements, left: Elements, right: Elements): void {
+  if (target instanceof Uint16Array) {
+    for (let i = 0; i < target.length; i++) {
+      target[i] = toBfloat16(fromBfloat16(left[i] ?? 0) + fromBfloat16(right[i] ?? 0));
+    }
+    return;
+  }
   for (let i = 0; i < target.length; i++) target[i] = (left[i] ?? 0) + (right[i] ?? 0);
 }
 
@@ -51,13 +59,15 @@ function elements(dtype: DType, bytes: Uint8Array): Elements {
       return new Float64Array(buffer, byteOffset, byteLength / 8);
     case "int32":
       return new Int32Array(buffer, byteOffset, byteLength / 4);
+    case "bfloat16":
+      return new Uint16Array(buffer, byteOffset, byteLength / 2);
     default:
       return unreachable(dtype, "dtype");
   }
 }
 
 function aligned(dtype: DType, bytes: Uint8Array): boolean {
-  return bytes.byteOffset % (dtype === "float64" ? 8 : 4) === 0;
+  return bytes.byteOffset % dtypeBytes(dtype) === 0;
 }
 
 /** @throws InternalError when the operands are not equally long or not whole elements. */
@@ -68,11 +78,7 @@ export function checkLengths(
   right: Uint8Array,
 ): void {
   const bytes = target.length;
-  if (
-    left.length !== bytes ||
-    right.length !== bytes ||
-    bytes % (dtype === "float64" ? 8 : 4) !== 0
-  ) {
+  if (left.length !== bytes || right.length !== bytes || bytes % dtypeBytes(dtype) !== 0) {
     throw new InternalError(
       `sum of ${left.length} and ${right.length} bytes of ${dtype} into ${bytes}`,
     );

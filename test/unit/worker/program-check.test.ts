@@ -43,7 +43,7 @@ describe("parseProgram", () => {
     ["slots.0.offsetBytes", 1 << 30, "the arena has 104 bytes"],
     ["slots.0.offsetBytes", 2, "offset 2 is not a multiple of 4"],
     ["slots.0.sizeBytes", 8, "its shape takes 32 bytes, sizeBytes is 8"],
-    ["slots.0.dtype", "float16", '"float16" is not float32, float64 or int32'],
+    ["slots.0.dtype", "float16", '"float16" is not float32, float64, int32, bfloat16'],
     ["stored.0.slot", 9, "program.stored[0].slot: is 9, the table has 5 entries"],
     ["stored.0.slot", -1, "-1 is not a whole number of at least 0"],
     ["stored.0.layout.0", "S7", "dim 7 of [4, 4] does not divide by 2"],

@@ -5,9 +5,9 @@ import { type BindContext, type Binder, type BoundInstruction, partAt, perStep }
 import type { Operand, Operands } from "./operands.ts";
 
 const rope: Binder = (o, context) => {
-  const x = o.input(0);
+  const x = o.activation(0);
   const [B, T, F] = threeDims(o, x);
-  const y = o.output(0, x.n);
+  const y = o.result(0, x.n);
   const frequencies = hostTable(ropeFrequencies(o.attrs));
   const headDim = 2 * frequencies.values.length;
   if (F % headDim !== 0) o.fail(`${F} features are no whole heads of ${headDim}`);
@@ -28,9 +28,9 @@ export function attentionOperands(
   first: number,
   hasValues: boolean,
 ): { q: Operand; k: Operand; v: Address; sizes: HeadSizes; lseLength: number } {
-  const q = o.input(first);
-  const k = o.input(first + 1);
-  const v = hasValues ? o.input(first + 2, k.n).address : NULL;
+  const q = o.activation(first);
+  const k = o.activation(first + 1);
+  const v = hasValues ? o.activation(first + 2, k.n).address : NULL;
   const [B, T, features] = threeDims(o, q);
   const [keyB, keyT, keyFeatures] = threeDims(o, k);
   const headDim = o.attr("headDim");
@@ -57,7 +57,7 @@ const attention =
   (o, context) => {
     const hasOutput = outputs.o !== undefined;
     const { q, k, v, sizes, lseLength } = attentionOperands(o, context, 0, hasOutput);
-    const out = outputs.o === undefined ? NULL : o.output(outputs.o, q.n).address;
+    const out = outputs.o === undefined ? NULL : o.result(outputs.o, q.n).address;
     const lse = outputs.lse === undefined ? NULL : o.output(outputs.lse, lseLength).address;
     const { kernels } = context;
     return () => kernels.attention(q.address, k.address, v, out, lse, ...sizes);
@@ -68,10 +68,10 @@ const attentionGrad =
   (outputs: readonly ("dq" | "dk" | "dv")[]): Binder =>
   (o, context) => {
     const { q, k, v, sizes, lseLength } = attentionOperands(o, context, 1, true);
-    const [dOut, out, lse] = [o.input(0, q.n), o.input(4, q.n), o.input(5, lseLength)];
+    const [dOut, out, lse] = [o.activation(0, q.n), o.activation(4, q.n), o.input(5, lseLength)];
     const gradient = (name: (typeof outputs)[number], n: number): Address => {
       const index = outputs.indexOf(name);
-      return index < 0 ? NULL : o.output(index, n).address;
+      return index < 0 ? NULL : o.result(index, n).address;
     };
     const [dq, dk, dv] = [gradient("dq", q.n), gradient("dk", k.n), gradient("dv", k.n)];
     const { kernels } = context;

@@ -5,7 +5,7 @@ import type { Operand, Operands } from "./operands.ts";
 const STATISTICS = 3;
 
 const ceStats: Binder = (o, context) => {
-  const z = o.input(0);
+  const z = o.activation(0);
   const { M, V } = logits(o, z);
   const [t, s] = [o.input(1, M, "int32"), o.output(0, STATISTICS * M)];
   const first = partAt(o, context, "classAxes").index * V;
@@ -32,9 +32,9 @@ const ceLoss: Binder = (o, { kernels }) => {
 };
 
 const ceGrad: Binder = (o, context) => {
-  const [ds, z] = [o.input(0, 1), o.input(1)];
+  const [ds, z] = [o.input(0, 1), o.activation(1)];
   const { M, V } = logits(o, z);
-  const [t, s, dz] = [o.input(2, M, "int32"), o.input(3, STATISTICS * M), o.output(0, z.n)];
+  const [t, s, dz] = [o.input(2, M, "int32"), o.input(3, STATISTICS * M), o.result(0, z.n)];
   const first = partAt(o, context, "classAxes").index * V;
   const { kernels } = context;
   const count = o.attr("count");

@@ -7,8 +7,8 @@ const MOST_ELEMENTS = 2 ** 34;
 
 const dropout: Binder = (o, context) => {
   const { kernels } = context;
-  const [x, rate] = [o.input(0), o.attr("rate")];
-  const y = o.output(0, x.n);
+  const [x, rate] = [o.activation(0), o.attr("rate")];
+  const y = o.result(0, x.n);
   if (!(rate >= 0 && rate < 1)) o.fail(`a rate of ${rate}`);
   if (rate === 0) return copyAll(kernels, x, y);
 

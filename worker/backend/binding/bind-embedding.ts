@@ -84,8 +84,8 @@ const sumSquaresFromRows: Binder = (o, context) => {
 /** To a kernel a batch of sequences is rows of positions x features, and the table's rows of these positions a bias. */
 const addPosition: Binder = (o, context) => {
   const { kernels } = context;
-  const [x, p] = [o.input(0), o.input(1)];
-  const y = o.output(0, x.n);
+  const [x, p] = [o.activation(0), o.input(1)];
+  const y = o.result(0, x.n);
   const { B, length, skip } = sequences(o, context, x, p);
   const rowBytes = length * dtypeBytes("float32");
   const period = o.attrs["context"];
@@ -104,7 +104,7 @@ const addPosition: Binder = (o, context) => {
 
 const addPositionDp: Binder = (o, context) => {
   const { kernels } = context;
-  const [dy, dp] = [o.input(0), o.output(0)];
+  const [dy, dp] = [o.activation(0), o.output(0)];
   const { B, length, skip } = sequences(o, context, dy, dp);
   const [before, after] = [skip * dtypeBytes("float32"), (skip + length) * dtypeBytes("float32")];
   const rest = dp.n * dtypeBytes("float32") - after;

@@ -42,20 +42,20 @@ export function boundOps(): string[] {
 }
 
 const linear: Binder = (o, { kernels }) => {
-  const [x, w] = [o.input(0), o.input(1)];
+  const [x, w] = [o.activation(0), o.activation(1)];
   const [O, I] = weightDims(o, w);
   const { M, K } = o.rows(x);
   if (K !== I) o.fail(`in-features differ: ${K} and ${I}`);
-  const y = o.output(0, M * O);
+  const y = o.result(0, M * O);
   return () => kernels.linear(x.address, w.address, y.address, M, O, I);
 };
 
 const linearDx: Binder = (o, { kernels }) => {
-  const [dy, w] = [o.input(0), o.input(1)];
+  const [dy, w] = [o.activation(0), o.activation(1)];
   const [O, I] = weightDims(o, w);
   const { M, K } = o.rows(dy);
   if (K !== O) o.fail(`out-features differ: ${K} and ${O}`);
-  const dx = o.output(0, M * I);
+  const dx = o.result(0, M * I);
   return () => kernels.linearDx(dy.address, w.address, dx.address, M, O, I);
 };
 
@@ -66,14 +66,14 @@ const linearDw: Binder = (o, { kernels }) => {
 };
 
 const bias: Binder = (o, { kernels }) => {
-  const x = o.input(0);
+  const x = o.activation(0);
   const { M, K } = o.rows(x);
-  const [b, y] = [o.input(1, K), o.output(0, x.n)];
+  const [b, y] = [o.input(1, K), o.result(0, x.n)];
   return () => kernels.bias(x.address, b.address, y.address, M, K);
 };
 
 const biasDb: Binder = (o, { kernels }) => {
-  const dy = o.input(0);
+  const dy = o.activation(0);
   const { M, K } = o.rows(dy);
   const db = o.output(0, K);
   return () => kernels.biasDb(dy.address, db.address, M, K);
@@ -86,24 +86,24 @@ const BINARY = ["mul", "add", "sub"];
 const activation =
   (code: number): Binder =>
   (o, { kernels }) => {
-    const x = o.input(0);
-    const y = o.output(0, x.n);
+    const x = o.activation(0);
+    const y = o.result(0, x.n);
     return () => kernels.unary(code, x.address, y.address, x.n);
   };
 
 const activationGrad =
   (code: number): Binder =>
   (o, { kernels }) => {
-    const x = o.input(1);
-    const [dy, dx] = [o.input(0, x.n), o.output(0, x.n)];
+    const x = o.activation(1);
+    const [dy, dx] = [o.activation(0, x.n), o.result(0, x.n)];
     return () => kernels.unaryGrad(code, dy.address, x.address, dx.address, x.n);
   };
 
 const binary =
   (code: number): Binder =>
   (o, { kernels }) => {
-    const a = o.input(0);
-    const [b, y] = [o.input(1, a.n), o.output(0, a.n)];
+    const a = o.activation(0);
+    const [b, y] = [o.activation(1, a.n), o.result(0, a.n)];
     return () => kernels.binary(code, a.address, b.address, y.address, a.n);
   };
 
@@ -134,8 +134,8 @@ const accumulate: Binder = (o, { kernels }) => {
 };
 
 const scale: Binder = (o, { kernels }) => {
-  const x = o.input(0);
-  const [y, factor] = [o.output(0, x.n), o.attr("factor")];
+  const x = o.activation(0);
+  const [y, factor] = [o.result(0, x.n), o.attr("factor")];
   return () => kernels.scale(x.address, y.address, x.n, factor);
 };
 
@@ -352,6 +352,14 @@ const sgdFromFactors: Binder = (o, { kernels, scalars: block }) => {
   };
 };
 
+const cast: Binder = (o, { kernels }) => {
+  const x = o.anyInput(0);
+  const y = o.output(0, x.n, x.dtype === "bfloat16" ? "float32" : "bfloat16");
+  if (x.dtype === "bfloat16") return () => kernels.widen(x.address, y.address, x.n);
+  if (x.dtype !== "float32") o.fail("only float32 and bfloat16 are cast");
+  return () => kernels.round(x.address, y.address, x.n);
+};
+
 const BINDERS: ReadonlyMap<string, Binder> = new Map<string, Binder>([
   ["linear", linear],
   ["linearDx", linearDx],
@@ -371,6 +379,7 @@ const BINDERS: ReadonlyMap<string, Binder> = new Map<string, Binder>([
   ["broadcast", broadcast],
   ["fill", fill],
   ["identity", identity],
+  ["cast", cast],
   ["slice", slice],
   ["splitBlocks", blocks(false)],
   ["joinBlocks", blocks(true)],
@@ -406,7 +415,7 @@ function weightDims(o: Operands, { shape }: Operand): [O: number, I: number] {
 
 /** The factors dy(M, O) and x(M, I) of a weight's gradient: inputs 0 and 1. */
 function factors(o: Operands): { dy: Operand; x: Operand; M: number; O: number; I: number } {
-  const [dy, x] = [o.input(0), o.input(1)];
+  const [dy, x] = [o.activation(0), o.activation(1)];
   const { M, K: O } = o.rows(dy);
   const { M: rowsOfX, K: I } = o.rows(x);
   if (M !== rowsOfX) o.fail(`rows differ: ${M} and ${rowsOfX}`);

@@ -1,15 +1,16 @@
-import { dtypeBytes } from "../../../shared/program/program.ts";
+import { type DType, dtypeBytes } from "../../../shared/program/program.ts";
 import { elementCount } from "../arena-layout.ts";
 import { type Binder, copyAll, sameType } from "./binder.ts";
 
-const WORD_BYTES = 4;
+/** A transposition moves words: as large as all elements are whole multiples of. */
+const wordBytes = (dtype: DType): number => Math.min(4, dtypeBytes(dtype));
 
 const reshape: Binder = (o, { kernels }) => {
   const x = o.anyInput(0);
   return copyAll(kernels, x, sameType(o, x.n));
 };
 
-/** x(outer, A, between, B, inner) to y(outer, B, between, A, inner), in words of 4 bytes. */
+/** x(outer, A, between, B, inner) to y(outer, B, between, A, inner), in words of 4 bytes, of 2 for bfloat16. */
 const transpose: Binder = (o, { kernels }) => {
   const x = o.anyInput(0);
   const y = sameType(o, x.n);
@@ -20,7 +21,7 @@ const transpose: Binder = (o, { kernels }) => {
   if (x.n > 0 && x.address === y.address) o.fail("a tensor cannot be transposed in place");
   const outer = elementCount(x.shape.slice(0, a));
   const between = elementCount(x.shape.slice(a + 1, b));
-  const inner = elementCount(x.shape.slice(b + 1)) * (dtypeBytes(x.dtype) / WORD_BYTES);
+  const inner = elementCount(x.shape.slice(b + 1)) * (dtypeBytes(x.dtype) / wordBytes(x.dtype));
   return () => kernels.transpose(x.address, y.address, outer, A, between, B, inner);
 };
 

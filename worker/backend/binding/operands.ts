@@ -1,5 +1,10 @@
 import { InternalError } from "../../../shared/errors.ts";
-import type { ComputeInstruction, DType, Program } from "../../../shared/program/program.ts";
+import type {
+  ComputeInstruction,
+  DType,
+  Precision,
+  Program,
+} from "../../../shared/program/program.ts";
 import { elementCount, slotAt } from "../arena-layout.ts";
 import type { Address } from "../kernels.ts";
 
@@ -42,6 +47,22 @@ export class Operands {
 
   output(index: number, n?: number, dtype: DType = "float32"): Operand {
     return this.#checked(this.#outputs[index], `output ${index}`, n, dtype);
+  }
+
+  /** What the op's activations are: bfloat16 where any operand is. Parameters and statistics stay float32. */
+  get precision(): Precision {
+    const half = [...this.#inputs, ...this.#outputs].some(({ dtype }) => dtype === "bfloat16");
+    return half ? "bfloat16" : "float32";
+  }
+
+  /** An input whose dtype is the op's precision. */
+  activation(index: number, n?: number): Operand {
+    return this.input(index, n, this.precision);
+  }
+
+  /** An output whose dtype is the op's precision. */
+  result(index: number, n?: number): Operand {
+    return this.output(index, n, this.precision);
   }
 
   /** Input or output of any dtype. */

@@ -14,6 +14,7 @@ let active: CpuBackend | undefined;
 /** Runs programs on the host's processor: C kernels of this project, and a CBLAS for products of many rows. */
 export class CpuBackend implements Backend {
   readonly name = "cpu";
+  readonly precisions = ["float32"] as const;
   readonly device: string;
   readonly fingerprint: string;
   readonly memory = new MemoryLedger();

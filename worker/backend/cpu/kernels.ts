@@ -70,6 +70,8 @@ const SIGNATURES: Readonly<
   sumSquaresFromRows: ["rm_sum_squares_from_rows", "aannnnaa"],
   norm: ["rm_norm", "aaaannd"],
   normGrad: ["rm_norm_grad", "iaaaaannd"],
+  round: ["rm_round", "aan"],
+  widen: ["rm_widen", "aan"],
   swiglu: ["rm_swiglu", "aaan"],
   swigluDa: ["rm_swiglu_da", "aaaan"],
   swigluDb: ["rm_swiglu_db", "aaan"],

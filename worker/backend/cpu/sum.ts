@@ -1,5 +1,5 @@
 import koffi from "koffi";
-import type { DType } from "../../../shared/program/program.ts";
+import { type DType, dtypeBytes } from "../../../shared/program/program.ts";
 import { checkLengths, type SumKernel } from "../../collective/sum-kernel.ts";
 import { openCpuLibrary } from "./library.ts";
 
@@ -18,11 +18,12 @@ export function nativeSum(): SumKernel {
     float32: bind("rm_sum2_float"),
     float64: bind("rm_sum2_double"),
     int32: bind("rm_sum2_int"),
+    bfloat16: bind("rm_sum2_bfloat16"),
   };
   return (dtype, target, left, right) => {
     checkLengths(dtype, target, left, right);
     if (target.length > 0) {
-      sums[dtype](target, left, right, target.length / (dtype === "float64" ? 8 : 4));
+      sums[dtype](target, left, right, target.length / dtypeBytes(dtype));
     }
   };
 }

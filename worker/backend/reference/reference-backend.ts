@@ -9,6 +9,7 @@ import { ReferenceProgram } from "./reference-program.ts";
  */
 export class ReferenceBackend implements Backend {
   readonly name = "reference";
+  readonly precisions = ["float32", "bfloat16"] as const;
   readonly device = "plain JavaScript loops, 1 thread";
   readonly fingerprint = `reference; V8 ${process.versions.v8}; ${process.arch}`;
   readonly memory = new MemoryLedger();

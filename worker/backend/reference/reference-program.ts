@@ -1,6 +1,7 @@
 import koffi from "koffi";
 import { opDefinition } from "../../../compiler/ops/index.ts";
 import type { NumberArray, ReferenceCall, ReferenceTensor } from "../../../compiler/ops/op.ts";
+import { fromBfloat16, toBfloat16 } from "../../../shared/bfloat16.ts";
 import { InternalError, ResourceExhaustedError, unreachable } from "../../../shared/errors.ts";
 import { coordinates } from "../../../shared/mesh/mesh.ts";
 import { shardIntervals } from "../../../shared/mesh/placement.ts";
@@ -135,20 +136,39 @@ export class ReferenceProgram implements LoadedProgram {
     const bound = new Map<ComputeInstruction, BoundCall>();
     for (const instruction of computeInstructions(this.#program)) {
       const definition = opDefinition(instruction.op);
+      const views = new Map<number, ReferenceTensor>();
+      const halves: Half[] = [];
+      const view = (slot: number): ReferenceTensor => {
+        const found = views.get(slot) ?? this.#view(slot, halves);
+        views.set(slot, found);
+        return found;
+      };
       const call: Omit<ReferenceCall, "scalars"> = {
-        inputs: instruction.inputs.map((slot) => this.#view(slot)),
-        outputs: instruction.outputs.map((slot) => this.#view(slot)),
+        inputs: instruction.inputs.map(view),
+        outputs: instruction.outputs.map(view),
         attrs: instruction.attrs,
         mesh,
         coordinates: coordinates(mesh, this.#rank),
       };
-      bound.set(instruction, (scalars) => definition.reference({ ...call, scalars }));
+      const written = halves.filter(({ slot }) => instruction.outputs.includes(slot));
+      bound.set(instruction, (scalars) => {
+        for (const { bits, data } of halves) data.set(Array.from(bits, fromBfloat16));
+        definition.reference({ ...call, scalars });
+        for (const { bits, data } of written) bits.set(Array.from(data, toBfloat16));
+      });
     }
     return bound;
   }
 
-  #view(slot: number): ReferenceTensor {
+  /** @param halves takes note of a bfloat16 view, whose numbers an op sees in an array of their own */
+  #view(slot: number, halves: Half[] = []): ReferenceTensor {
     const { dtype, shape, offsetBytes } = slotAt(this.#program, slot);
+    if (dtype === "bfloat16") {
+      const bits = new Uint16Array(this.#live(), offsetBytes, elementCount(shape));
+      const data = new Float32Array(bits.length);
+      halves.push({ slot, bits, data });
+      return { data, shape };
+    }
     return { data: viewOf(this.#live(), dtype, offsetBytes, elementCount(shape)), shape };
   }
 
@@ -166,9 +186,16 @@ export class ReferenceProgram implements LoadedProgram {
   }
 }
 
+/** A bfloat16 slot, and the numbers that an op's plain loops see of it. */
+interface Half {
+  readonly slot: number;
+  readonly bits: Uint16Array;
+  readonly data: Float32Array;
+}
+
 function viewOf(
   arena: ArrayBuffer,
-  dtype: DType,
+  dtype: Exclude<DType, "bfloat16">,
   offsetBytes: number,
   length: number,
 ): NumberArray {
