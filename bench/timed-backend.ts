@@ -28,6 +28,8 @@ export function createBackend(choice: BackendChoice): Backend {
     precisions: backend.precisions,
     fingerprint: backend.fingerprint,
     memory: backend.memory,
+    workspaceBytes: backend.workspaceBytes,
+    close: () => backend.close(),
     load: (program, rank) => new TimedProgram(backend.load(program, rank), program),
   };
 }
@@ -76,6 +78,10 @@ class TimedProgram implements LoadedProgram {
 
   startCollective(index: number): void {
     this.#loaded.startCollective(index);
+  }
+
+  collectiveReady(index: number, wait: boolean): boolean {
+    return this.#loaded.collectiveReady(index, wait);
   }
 
   finishCollective(index: number): void {

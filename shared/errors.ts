@@ -93,6 +93,33 @@ export class PeerError extends RankmeshError {
   }
 }
 
+/** A call of a device's driver or library failed. Names the call, its status and its arguments. */
+export class DeviceError extends RankmeshError {
+  readonly code: "RESOURCE_EXHAUSTED" | "UNAVAILABLE";
+  /** Function of the driver or library: `cuMemAlloc_v2`. */
+  readonly call: string;
+  /** `CUDA_ERROR_OUT_OF_MEMORY` */
+  readonly status: string;
+  /** The process cannot use the device any more: whatever comes next fails too. */
+  readonly fatal: boolean;
+
+  constructor(
+    message: string,
+    at: {
+      readonly code: DeviceError["code"];
+      readonly call: string;
+      readonly status: string;
+      readonly fatal: boolean;
+    },
+  ) {
+    super(message);
+    this.code = at.code;
+    this.call = at.call;
+    this.status = at.status;
+    this.fatal = at.fatal;
+  }
+}
+
 /** A broken invariant: our fault, never the user's. */
 export class InternalError extends RankmeshError {
   readonly code = "INTERNAL";

@@ -25,6 +25,8 @@ export function createBackend(choice: BackendChoice): Backend {
     device: choice.device === "" ? "fake" : choice.device,
     fingerprint: "fake 1",
     memory: account,
+    workspaceBytes: 0,
+    close: () => undefined,
     load: (program, rank) => new FakeProgram(program, rank, choice.device, account),
   };
 }
@@ -44,6 +46,8 @@ class Account implements MemoryAccount {
     this.#kinds.set(kind, (this.#kinds.get(kind) ?? 0) - bytes);
     this.currentBytes -= bytes;
   }
+
+  observe(): void {}
 
   byKind(): Record<string, number> {
     return Object.fromEntries(this.#kinds);
@@ -142,6 +146,10 @@ class FakeProgram implements LoadedProgram {
   }
 
   startCollective(): void {}
+
+  collectiveReady(): boolean {
+    return true;
+  }
 
   finishCollective(): void {}
 

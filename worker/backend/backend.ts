@@ -22,8 +22,14 @@ export interface Backend {
   readonly precisions: readonly Precision[];
   /** Everything asked of the system, by kind. */
   readonly memory: MemoryAccount;
+  /** What it takes beside an arena when it loads a program: part of a rank's peak. */
+  readonly workspaceBytes: number;
+  /** Memory of the device; undefined where that is the host's. */
+  readonly memoryBytes?: number;
   /** Allocates the arena and binds every instruction. One program at a time. @throws RankmeshError when memory is refused. */
   load(program: Program, rank: number): LoadedProgram;
+  /** Gives back what it holds beside programs, all of which are disposed of. It may load again. */
+  close(): void;
 }
 
 export interface LoadedProgram {
@@ -44,8 +50,10 @@ export interface LoadedProgram {
   read(slot: number, into: Uint8Array, offsetBytes?: number): void;
   /** Where another thread of this process finds the operands of collective `index`: the same for as long as the program is loaded. */
   collectiveOperands(index: number): CollectiveOperands;
-  /** Returns when the input of collective `index`, as instructions before have made it, lies in its operand. */
+  /** Begins to bring the input of collective `index`, as instructions before make it, to its operand. */
   startCollective(index: number): void;
+  /** Whether it is there. With `wait`, returns true when it is. */
+  collectiveReady(index: number, wait: boolean): boolean;
   /** Collective `index` has left its result in its operand: makes it what later instructions read. */
   finishCollective(index: number): void;
   /** Waits until all work handed over is done. */
@@ -64,8 +72,10 @@ export interface CollectiveOperands {
 export interface MemoryAccount {
   allocate(kind: string, bytes: number): void;
   free(kind: string, bytes: number): void;
+  /** Bytes of `kind` that something else asked for on its behalf (a driver's context): told, and no part of the sums. */
+  observe(kind: string, bytes: number): void;
   readonly currentBytes: number;
   readonly peakBytes: number;
-  /** Bytes held now by kind: `arena` parts as the program names them, `workspace`. */
+  /** Bytes held now by kind: `arena` parts as the program names them, `workspace`, and what was observed. */
   byKind(): Readonly<Record<string, number>>;
 }

@@ -39,6 +39,7 @@ export interface ArenaDevice {
   read(into: Uint8Array, from: Address): void;
   collectiveOperands(index: number): CollectiveOperands;
   startCollective(index: number): void;
+  collectiveReady(index: number, wait: boolean): boolean;
   finishCollective(index: number): void;
   synchronize(): void;
   /** Frees the arena and whatever else the program took. */
@@ -142,6 +143,10 @@ export class BoundProgram implements LoadedProgram {
 
   startCollective(index: number): void {
     this.#live().startCollective(index);
+  }
+
+  collectiveReady(index: number, wait: boolean): boolean {
+    return this.#live().collectiveReady(index, wait);
   }
 
   finishCollective(index: number): void {

@@ -4,6 +4,7 @@ import type { MemoryAccount } from "./backend.ts";
 /** Counts every byte that a backend asks of the system, at the moment it asks. */
 export class MemoryLedger implements MemoryAccount {
   readonly #byKind = new Map<string, number>();
+  readonly #observed = new Map<string, number>();
   #currentBytes = 0;
   #peakBytes = 0;
 
@@ -26,6 +27,11 @@ export class MemoryLedger implements MemoryAccount {
     this.#currentBytes -= bytes;
   }
 
+  observe(kind: string, bytes: number): void {
+    if (bytes === 0) this.#observed.delete(kind);
+    else this.#observed.set(kind, bytes);
+  }
+
   get currentBytes(): number {
     return this.#currentBytes;
   }
@@ -35,6 +41,6 @@ export class MemoryLedger implements MemoryAccount {
   }
 
   byKind(): Readonly<Record<string, number>> {
-    return Object.fromEntries(this.#byKind);
+    return Object.fromEntries([...this.#byKind, ...this.#observed]);
   }
 }

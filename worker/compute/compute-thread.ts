@@ -119,6 +119,7 @@ class ComputeThread {
   #dispose(): void {
     try {
       this.#loaded?.dispose();
+      this.#backend?.close();
     } finally {
       this.#loaded = undefined;
       this.#reply({ kind: "disposed", heldBytes: this.#backend?.memory.currentBytes ?? 0 });

@@ -116,6 +116,7 @@ function runSections(
   const { program, control } = context;
   control.step = step;
   const between = (): void => control.check();
+  const started: number[] = [];
   for (let microbatch = 0; microbatch <= program.microbatches; microbatch++) {
     const scalars = stepScalars(program.optimizer, program.schedule, step, microbatch);
     control.microbatch = firstMicrobatch + microbatch;
@@ -123,8 +124,25 @@ function runSections(
     for (const stretch of stretchesOf(section)) {
       control.check();
       if (Array.isArray(stretch)) context.loaded.run(stretch, scalars, between);
-      else exchange(context, stretch);
+      else exchange(context, stretch, started);
+      announce(context, started);
     }
+  }
+}
+
+/**
+ * Tells the other thread of collectives whose input is there, in the order of the program. A device brings it while the
+ * instructions after the start are handed over; what comes to wait for one needs it, and those before it.
+ */
+function announce(context: StepLoopContext, started: number[], needed?: number): void {
+  const { loaded, control } = context;
+  const last = needed === undefined ? -1 : started.indexOf(needed);
+  for (let i = 0; started[0] !== undefined; i++) {
+    const [collective] = started;
+    if (!loaded.collectiveReady(collective, i <= last)) return;
+    started.shift();
+    control.setCollectiveState(collective, COLLECTIVE_STARTED);
+    context.startCollective(collective);
   }
 }
 
@@ -149,15 +167,19 @@ function stretchesOf(section: readonly Instruction[]): readonly Stretch[] {
   return found;
 }
 
-function exchange(context: StepLoopContext, { kind, collective }: CollectiveInstruction): void {
+/** @param started collectives that the other thread has not heard of, in order */
+function exchange(
+  context: StepLoopContext,
+  { kind, collective }: CollectiveInstruction,
+  started: number[],
+): void {
   const { loaded, control, silenceMs } = context;
   if (kind === "start") {
-    // The other thread reads the operands as soon as it hears of them.
     loaded.startCollective(collective);
-    control.setCollectiveState(collective, COLLECTIVE_STARTED);
-    context.startCollective(collective);
+    started.push(collective);
     return;
   }
+  announce(context, started, collective);
   const done = (): boolean => control.collectiveState(collective) === COLLECTIVE_DONE;
   control.waitUntil(done, collective, silenceMs);
   control.setCollectiveState(collective, COLLECTIVE_IDLE);

@@ -1,5 +1,5 @@
 import koffi, { type LibraryHandle } from "koffi";
-import { prepareKoffi } from "./koffi-setup.ts";
+import { prepareKoffi } from "../koffi-setup.ts";
 
 /** A CBLAS of this host, kept on one thread: the backend calls it from threads of its own. */
 export interface Blas {

@@ -62,6 +62,10 @@ export class CpuArena implements ArenaDevice {
 
   startCollective(): void {}
 
+  collectiveReady(): boolean {
+    return true;
+  }
+
   finishCollective(): void {}
 
   synchronize(): void {}

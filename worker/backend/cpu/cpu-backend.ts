@@ -18,6 +18,7 @@ export class CpuBackend implements Backend {
   readonly device: string;
   readonly fingerprint: string;
   readonly memory = new MemoryLedger();
+  readonly workspaceBytes = 0;
   /** Threads in use, the calling one among them. */
   readonly threads: number;
   readonly #library: CpuLibrary;
@@ -67,6 +68,8 @@ export class CpuBackend implements Backend {
     this.#loaded = true;
     return loaded;
   }
+
+  close(): void {}
 
   #activate(): void {
     if (active === this) return;

@@ -4,9 +4,9 @@ import { fileURLToPath } from "node:url";
 import { isMainThread } from "node:worker_threads";
 import koffi, { type LibraryHandle } from "koffi";
 import { FailedPreconditionError } from "../../../shared/errors.ts";
+import { prepareKoffi } from "../koffi-setup.ts";
 import { prepareNativeEnvironment } from "./environment.ts";
 import { bindKernels, type CpuKernels } from "./kernels.ts";
-import { prepareKoffi } from "./koffi-setup.ts";
 
 /** librankmesh_cpu as loaded in this thread. */
 export interface CpuLibrary {

@@ -13,8 +13,11 @@ export class ReferenceBackend implements Backend {
   readonly device = "plain JavaScript loops, 1 thread";
   readonly fingerprint = `reference; V8 ${process.versions.v8}; ${process.arch}`;
   readonly memory = new MemoryLedger();
+  readonly workspaceBytes = 0;
 
   load(program: Program, rank: number): LoadedProgram {
     return new ReferenceProgram(program, rank, this.memory);
   }
+
+  close(): void {}
 }

@@ -102,6 +102,11 @@ export class ReferenceProgram implements LoadedProgram {
     this.#live();
   }
 
+  collectiveReady(): boolean {
+    this.#live();
+    return true;
+  }
+
   finishCollective(): void {
     this.#live();
   }

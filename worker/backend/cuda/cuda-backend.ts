@@ -1,0 +1,83 @@
+import { InternalError } from "../../../shared/errors.ts";
+import type { Program } from "../../../shared/program/program.ts";
+import type { Backend, LoadedProgram } from "../backend.ts";
+import { BoundProgram } from "../bound-program.ts";
+import { MemoryLedger } from "../memory-account.ts";
+import { cublasVersion } from "./cublas.ts";
+import { CudaArena } from "./cuda-arena.ts";
+import { CudaContext, workspaceBytes } from "./cuda-context.ts";
+import { type CudaDevice, capability, findDevice } from "./device.ts";
+import { bindDriver } from "./driver.ts";
+import { type CudaLibraries, openCudaLibraries } from "./libraries.ts";
+import { kernelsHash } from "./modules.ts";
+
+/**
+ * Runs programs on an NVIDIA GPU: the driver's API and cuBLAS through FFI, and kernels of this project. Making it allocates
+ * nothing on the device; the first program takes the context, `close` gives it back.
+ */
+export class CudaBackend implements Backend {
+  readonly name = "cuda";
+  readonly precisions = ["float32", "bfloat16"] as const;
+  readonly device: string;
+  readonly fingerprint: string;
+  readonly memory = new MemoryLedger();
+  readonly workspaceBytes: number;
+  readonly memoryBytes: number;
+  readonly #libraries: CudaLibraries;
+  readonly #device: CudaDevice;
+  readonly #tf32: boolean;
+  #context: CudaContext | undefined;
+  #loaded = false;
+
+  /**
+   * @param options.device index or UUID; empty: the first
+   * @param options.tf32 lets float32 products round their operands to TF32
+   * @throws FailedPreconditionError when driver, cuBLAS or a device is missing
+   */
+  constructor(options: { readonly device?: string; readonly tf32?: boolean } = {}) {
+    this.#libraries = openCudaLibraries();
+    this.#tf32 = options.tf32 ?? false;
+    const device = findDevice(bindDriver(this.#libraries.driver), options.device ?? "");
+    this.#device = device;
+    this.memoryBytes = device.memoryBytes;
+    this.workspaceBytes = workspaceBytes(device.computeCapability);
+    const cublas = `cuBLAS ${cublasVersion(this.#libraries.cublas)}`;
+    const driver = `driver of CUDA ${(device.driverVersion / 1000).toFixed(1)}`;
+    const tf32 = this.#tf32 ? ["TF32 products"] : [];
+    const what = [`compute capability ${capability(device)}`, cublas, ...tf32];
+    this.device = [`${device.name} (${device.uuid})`, ...what, driver].join(", ");
+    this.fingerprint = [`cuda ${kernelsHash()}`, device.name, ...what, driver].join("; ");
+  }
+
+  load(program: Program, rank: number): LoadedProgram {
+    if (this.#loaded) {
+      throw new InternalError(
+        `program ${program.name} was loaded while another is; dispose it first`,
+      );
+    }
+    this.#context ??= new CudaContext({
+      libraries: this.#libraries,
+      device: this.#device,
+      account: this.memory,
+      tf32: this.#tf32,
+    });
+    const context = this.#context;
+    const loaded = new BoundProgram({
+      program,
+      rank,
+      account: this.memory,
+      open: () => new CudaArena(context, program, this.memory),
+      onDispose: () => {
+        this.#loaded = false;
+      },
+    });
+    this.#loaded = true;
+    return loaded;
+  }
+
+  close(): void {
+    const context = this.#context;
+    this.#context = undefined;
+    context?.dispose();
+  }
+}
