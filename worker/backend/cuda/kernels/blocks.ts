@@ -13,7 +13,7 @@ export function laneBits(words: number): number {
   return bits;
 }
 
-/** Blocks over `rows` rows of `words` words, each thread with `rowsPerThread` of them; as `place_of` in vectors.cuh. */
+/** Blocks over `rows` rows of `words` words, each thread with `rowsPerThread` of them; as `place_of` in native/vectors.cuh. */
 export function rowBlocks(words: number, rows: number, rowsPerThread: number): number {
   const bits = laneBits(words);
   const perBlock = 2 ** (8 - bits) * rowsPerThread;

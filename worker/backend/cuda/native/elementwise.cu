@@ -1,0 +1,241 @@
+/*
+ * Elementwise ops. They are bound by memory: a thread has the loads of all its elements in flight, 16 bytes each, before it
+ * stores any, also because outputs may be the very bytes of an input. An element's bits do not depend on its place: vectors
+ * and single elements go through the same function.
+ */
+#include "vectors.cuh"
+
+/* Elements of one thread; the host counts blocks of STREAM_THREADS times as many. */
+#define ELEMENTS 8
+
+/* Pointers to one element type, by value. */
+template <typename T, int COUNT>
+struct operands {
+  T *at[COUNT];
+};
+
+template <typename T, int COUNT>
+RM_DEVICE bool all_aligned16(const operands<T, COUNT> &o) {
+  bool aligned = true;
+#pragma unroll
+  for (int k = 0; k < COUNT; k++) aligned = aligned && aligned16(o.at[k]);
+  return aligned;
+}
+
+/* out[k][e] = f(in[.][e])[k]; `f(a, r)` gets the inputs' elements and sets the results. */
+template <typename T, int IN, int OUT, typename F>
+RM_DEVICE void map_one(const operands<const T, IN> &in, const operands<T, OUT> &out, i64 e, const F &f) {
+  float a[IN], r[OUT];
+#pragma unroll
+  for (int k = 0; k < IN; k++) a[k] = widen(in.at[k][e]);
+  f(a, r);
+#pragma unroll
+  for (int k = 0; k < OUT; k++) store(out.at[k] + e, r[k]);
+}
+
+template <typename T, int IN, int OUT, typename F>
+RM_DEVICE void map_elements(const operands<const T, IN> in, const operands<T, OUT> out, i64 n,
+                            const F f) {
+  constexpr int V = lanes<T>::count, VECTORS = ELEMENTS / V;
+  const i64 first = (i64)blockIdx.x * (STREAM_THREADS * ELEMENTS);
+  if (all_aligned16(in) && all_aligned16(out)) {
+    uint4 loaded[VECTORS][IN];
+#pragma unroll
+    for (int u = 0; u < VECTORS; u++) {
+      const i64 e = first + (u * STREAM_THREADS + (int)threadIdx.x) * V;
+#pragma unroll
+      for (int k = 0; k < IN; k++)
+        if (e + V <= n) loaded[u][k] = load16(in.at[k] + e);
+    }
+#pragma unroll
+    for (int u = 0; u < VECTORS; u++) {
+      const i64 e = first + (u * STREAM_THREADS + (int)threadIdx.x) * V;
+      if (e + V <= n) {
+        float a[IN][V], r[OUT][V];
+#pragma unroll
+        for (int k = 0; k < IN; k++) unpack(loaded[u][k], a[k]);
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+          float aj[IN], rj[OUT];
+#pragma unroll
+          for (int k = 0; k < IN; k++) aj[k] = a[k][j];
+          f(aj, rj);
+#pragma unroll
+          for (int k = 0; k < OUT; k++) r[k][j] = rj[k];
+        }
+#pragma unroll
+        for (int k = 0; k < OUT; k++) store16(out.at[k] + e, pack(r[k]));
+      } else {
+#pragma unroll 1
+        for (i64 rest = e; rest < n; rest++) map_one(in, out, rest, f);
+      }
+    }
+  } else {
+#pragma unroll 1
+    for (int u = 0; u < ELEMENTS; u++) {
+      const i64 e = first + u * STREAM_THREADS + (int)threadIdx.x;
+      if (e < n) map_one(in, out, e, f);
+    }
+  }
+}
+
+/* ---- functions ---- */
+
+/* A bfloat16 result keeps 8 bits: the hardware's approximations, good to 22, do there. */
+template <typename T>
+struct math;
+template <>
+struct math<float> {
+  RM_DEVICE float exp(float x) { return expf(x); }
+  RM_DEVICE float divide(float a, float b) { return a / b; }
+};
+template <>
+struct math<bf16> {
+  RM_DEVICE float exp(float x) { return __expf(x); }
+  RM_DEVICE float divide(float a, float b) { return __fdividef(a, b); }
+};
+
+template <typename T>
+RM_DEVICE float sigmoid(float x) {
+  return math<T>::divide(1.0f, 1.0f + math<T>::exp(-x));
+}
+
+template <typename T>
+RM_DEVICE float silu(float x) {
+  return math<T>::divide(x, 1.0f + math<T>::exp(-x));
+}
+
+template <typename T>
+RM_DEVICE float silu_slope(float x) {
+  const float s = sigmoid<T>(x);
+  return s * (1.0f + x * (1.0f - s));
+}
+
+/* Relative accuracy is kept in the lower tail, as erfc keeps it. */
+RM_DEVICE float normal_cdf(float x) { return 0.5f * erfcf(-0.70710678118654752f * x); }
+
+/* GPT-2's gelu: x (1 + tanh(u)) / 2 = x sigmoid(2u). */
+#define GELU_SCALE 0.79788456080286536f
+#define GELU_CUBE 0.044715f
+RM_DEVICE float gelu_argument(float x) { return GELU_SCALE * (x + GELU_CUBE * x * x * x); }
+
+/* Value and slope of each activation. */
+template <typename T>
+struct Silu {
+  RM_DEVICE float value(float x) { return silu<T>(x); }
+  RM_DEVICE float slope(float x) { return silu_slope<T>(x); }
+};
+
+template <typename T>
+struct Relu {
+  RM_DEVICE float value(float x) { return x <= 0.0f ? 0.0f : x; } /* NaN stays NaN */
+  RM_DEVICE float slope(float x) { return x <= 0.0f ? 0.0f : 1.0f; }
+};
+
+template <typename T>
+struct Gelu {
+  RM_DEVICE float value(float x) { return x * normal_cdf(x); }
+  RM_DEVICE float slope(float x) {
+    return normal_cdf(x) + x * (0.39894228040143268f * math<T>::exp(-0.5f * x * x));
+  }
+};
+
+template <typename T>
+struct Tanh {
+  RM_DEVICE float value(float x) { return tanhf(x); }
+  /* 1 - tanh(x)^2 without its cancellation. */
+  RM_DEVICE float slope(float x) {
+    const float e = math<T>::exp(-2.0f * fabsf(x)), d = 1.0f + e;
+    return math<T>::divide(4.0f * e, d * d);
+  }
+};
+
+template <typename T>
+struct Sigmoid {
+  RM_DEVICE float value(float x) { return sigmoid<T>(x); }
+  RM_DEVICE float slope(float x) {
+    const float e = math<T>::exp(-fabsf(x)), d = 1.0f + e;
+    return math<T>::divide(e, d * d);
+  }
+};
+
+template <typename T>
+struct GeluTanh {
+  RM_DEVICE float value(float x) { return x * sigmoid<T>(2.0f * gelu_argument(x)); }
+  RM_DEVICE float slope(float x) {
+    const float s = sigmoid<T>(2.0f * gelu_argument(x));
+    const float rest = x * s * (1.0f - s) * (2.0f * GELU_SCALE) * (1.0f + 3.0f * GELU_CUBE * x * x);
+    /* Far out it is zero, but x^2 may be infinite. */
+    return fabsf(x) < 16.0f ? s + rest : s;
+  }
+};
+
+/* ---- kernels ---- */
+
+template <typename A>
+struct ValueOf {
+  RM_CALL void operator()(const float (&a)[1], float (&r)[1]) const {
+    r[0] = A::value(a[0]);
+  }
+};
+
+/* dx = dy op'(x). */
+template <typename A>
+struct SlopeOf {
+  RM_CALL void operator()(const float (&a)[2], float (&r)[1]) const {
+    r[0] = a[0] * A::slope(a[1]);
+  }
+};
+
+#define ACTIVATION(NAME, A, T, SUFFIX)                                                            \
+  RM_KERNEL rm_##NAME##_##SUFFIX(const T *x, T *y, i64 n) {                                       \
+    map_elements<T, 1, 1>({{x}}, {{y}}, n, ValueOf<A<T>>());                                      \
+  }                                                                                               \
+  RM_KERNEL rm_##NAME##_grad_##SUFFIX(const T *dy, const T *x, T *dx, i64 n) {                    \
+    map_elements<T, 2, 1>({{dy, x}}, {{dx}}, n, SlopeOf<A<T>>());                                 \
+  }
+#define ACTIVATIONS(T, SUFFIX)                \
+  ACTIVATION(silu, Silu, T, SUFFIX)           \
+  ACTIVATION(relu, Relu, T, SUFFIX)           \
+  ACTIVATION(gelu, Gelu, T, SUFFIX)           \
+  ACTIVATION(tanh, Tanh, T, SUFFIX)           \
+  ACTIVATION(sigmoid, Sigmoid, T, SUFFIX)     \
+  ACTIVATION(gelu_tanh, GeluTanh, T, SUFFIX)
+ACTIVATIONS(float, f32)
+ACTIVATIONS(bf16, bf16)
+
+struct Mul {
+  RM_CALL void operator()(const float (&a)[2], float (&r)[1]) const { r[0] = a[0] * a[1]; }
+};
+struct Add {
+  RM_CALL void operator()(const float (&a)[2], float (&r)[1]) const { r[0] = a[0] + a[1]; }
+};
+struct Sub {
+  RM_CALL void operator()(const float (&a)[2], float (&r)[1]) const { r[0] = a[0] - a[1]; }
+};
+
+#define BINARY(NAME, F, T, SUFFIX)                                          \
+  RM_KERNEL rm_##NAME##_##SUFFIX(const T *a, const T *b, T *y, i64 n) {     \
+    map_elements<T, 2, 1>({{a, b}}, {{y}}, n, F());                         \
+  }
+BINARY(mul, Mul, float, f32)
+BINARY(add, Add, float, f32)
+BINARY(sub, Sub, float, f32)
+BINARY(mul, Mul, bf16, bf16)
+BINARY(add, Add, bf16, bf16)
+BINARY(sub, Sub, bf16, bf16)
+
+/* Factors are doubles: the product is rounded once. */
+struct Scale {
+  double factor;
+  RM_CALL void operator()(const float (&a)[1], float (&r)[1]) const {
+    r[0] = (float)((double)a[0] * factor);
+  }
+};
+
+RM_KERNEL rm_scale_f32(const float *x, float *y, i64 n, double factor) {
+  map_elements<float, 1, 1>({{x}}, {{y}}, n, Scale{factor});
+}
+RM_KERNEL rm_scale_bf16(const bf16 *x, bf16 *y, i64 n, double factor) {
+  map_elements<bf16, 1, 1>({{x}}, {{y}}, n, Scale{factor});
+}
