@@ -49,11 +49,15 @@ function open({ variable, names, advice }: Wanted): LibraryHandle {
       opened.set(name, handle);
       return handle;
     } catch (error) {
-      reasons.add(error instanceof Error ? error.message : String(error));
+      const reason = error instanceof Error ? error.message : String(error);
+      reasons.add(reason.replace(/^Failed to load shared library: /, ""));
     }
   }
-  const tried = candidates.join(" nor ");
+  const tried =
+    candidates.length > 1
+      ? `neither ${candidates.join(" nor ")} could be loaded`
+      : `${candidates[0]} could not be loaded`;
   throw new FailedPreconditionError(
-    `cuda backend: ${candidates.length > 1 ? "neither " : ""}${tried} could be loaded (${[...reasons].join("; ")}); ${advice}`,
+    `cuda backend: ${tried} (${[...reasons].join("; ")}); ${advice}`,
   );
 }
