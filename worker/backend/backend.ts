@@ -6,7 +6,7 @@ import type {
   StoredTensor,
 } from "../../shared/program/program.ts";
 
-export type BackendName = "cuda" | "cpu" | "reference";
+export type BackendName = "cuda" | "cpu" | "gpujs" | "reference";
 
 /**
  * A device that runs a program's compute instructions. It lives in the compute thread; every call is synchronous.

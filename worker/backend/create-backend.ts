@@ -5,6 +5,7 @@ import type { BackendChoice } from "../compute/backend-loader.ts";
 import type { Backend, BackendName } from "./backend.ts";
 import { CpuBackend } from "./cpu/cpu-backend.ts";
 import { CudaBackend } from "./cuda/cuda-backend.ts";
+import { createGpujs } from "./gpujs/create-gpujs.ts";
 import { ReferenceBackend } from "./reference/reference-backend.ts";
 
 /** A backend, and why it is this one. */
@@ -16,13 +17,17 @@ const MAKERS: Readonly<Record<BackendName, (choice: BackendChoice) => Backend>> 
     hostOnly(device);
     return new CpuBackend({ threads });
   },
+  gpujs: createGpujs,
   reference: ({ device }) => {
     hostOnly(device);
     return new ReferenceBackend();
   },
 };
 
-/** What `auto` tries, fastest first. */
+/**
+ * What `auto` tries, fastest first. gpujs is for who asks for it: in its WebAssembly mode it needs what cpu needs and is slower,
+ * and whether a GPU beats the host's BLAS through WebGPU is nothing that can be told from here.
+ */
 const AUTO: readonly BackendName[] = ["cuda", "cpu", "reference"];
 
 /**

@@ -6,7 +6,8 @@ import { BoundProgram } from "../bound-program.ts";
 import { MemoryLedger } from "../memory-account.ts";
 import { type Blas, findBlas } from "./blas.ts";
 import { CpuArena } from "./cpu-arena.ts";
-import { type CpuLibrary, openCpuLibrary } from "./library.ts";
+import type { CpuKernels } from "./kernels.ts";
+import { openCpuLibrary } from "./library.ts";
 
 /** Threads and BLAS are settings of the library: the backend that set them last. */
 let active: CpuBackend | undefined;
@@ -21,7 +22,7 @@ export class CpuBackend implements Backend {
   readonly workspaceBytes = 0;
   /** Threads in use, the calling one among them. */
   readonly threads: number;
-  readonly #library: CpuLibrary;
+  readonly #kernels: CpuKernels;
   readonly #blas: Blas | undefined;
   #loaded = false;
 
@@ -29,6 +30,7 @@ export class CpuBackend implements Backend {
    * @param options.threads compute threads, the calling one among them; default: one per core
    * @param options.blas false keeps to the project's own matrix product
    * @param options.maxLevel highest x86-64 level of the kernels' build; default: what the processor has
+   * @param options.replace gives kernels that work on the same memory in place of some of the library's
    * @throws FailedPreconditionError when the kernels are not built
    */
   constructor(
@@ -36,10 +38,11 @@ export class CpuBackend implements Backend {
       readonly threads?: number | undefined;
       readonly blas?: boolean;
       readonly maxLevel?: number;
+      readonly replace?: (kernels: CpuKernels) => Partial<CpuKernels>;
     } = {},
   ) {
-    this.#library = openCpuLibrary(options.maxLevel);
-    const { kernels, buildHash } = this.#library;
+    const { kernels, buildHash } = openCpuLibrary(options.maxLevel);
+    this.#kernels = { ...kernels, ...options.replace?.(kernels) };
     this.#blas = options.blas === false ? undefined : findBlas();
     this.threads = kernels.setThreads(options.threads ?? availableParallelism());
     const product = this.#blas?.name ?? "own matrix product, no BLAS";
@@ -60,7 +63,7 @@ export class CpuBackend implements Backend {
       program,
       rank,
       account: this.memory,
-      open: () => new CpuArena(program, this.#library.kernels, () => this.#activate()),
+      open: () => new CpuArena(program, this.#kernels, () => this.#activate()),
       onDispose: () => {
         this.#loaded = false;
       },
@@ -73,8 +76,8 @@ export class CpuBackend implements Backend {
 
   #activate(): void {
     if (active === this) return;
-    this.#library.kernels.setThreads(this.threads);
-    this.#library.kernels.useSgemm(this.#blas?.sgemm ?? null);
+    this.#kernels.setThreads(this.threads);
+    this.#kernels.useSgemm(this.#blas?.sgemm ?? null);
     active = this;
   }
 }

@@ -7,6 +7,7 @@ import { fillUniformSlice } from "../../../../shared/random/uniform.ts";
 import type { Backend } from "../../../../worker/backend/backend.ts";
 import { boundOps } from "../../../../worker/backend/binding/bind-instruction.ts";
 import { CpuBackend } from "../../../../worker/backend/cpu/cpu-backend.ts";
+import { WebAssemblyBackend } from "../../../../worker/backend/gpujs/webassembly-backend.ts";
 import { ReferenceBackend } from "../../../../worker/backend/reference/reference-backend.ts";
 import {
   expectedOf,
@@ -27,6 +28,7 @@ const BACKENDS: readonly (readonly [title: string, make: () => Backend])[] = [
   ["cpu without BLAS", () => new CpuBackend({ threads: 2, blas: false })],
   ["cpu with the AVX2 build", () => new CpuBackend({ threads: 1, blas: false, maxLevel: 3 })],
   ["cpu with the baseline build", () => new CpuBackend({ threads: 1, blas: false, maxLevel: 2 })],
+  ["gpujs in WebAssembly mode", () => new WebAssemblyBackend({ threads: 2 })],
 ];
 
 /** Largest relative difference of a fused update from the two ops it fuses: float32 roundings in another order. */

@@ -23,7 +23,7 @@ describe("createBackend", () => {
   it("names the nearest backend for a typo", () => {
     expect(() => createBackend({ ...choice, backend: "cpuu" })).to.throw(
       InvalidArgumentError,
-      'backend "cpuu" is not one of auto, cpu, reference; did you mean cpu?',
+      'backend "cpuu" is not one of auto, cuda, cpu, gpujs, reference; did you mean cpu?',
     );
   });
 

@@ -3,12 +3,14 @@ import { InternalError, ResourceExhaustedError } from "../../../../shared/errors
 import type { Collective, Program } from "../../../../shared/program/program.ts";
 import type { Backend } from "../../../../worker/backend/backend.ts";
 import { CpuBackend } from "../../../../worker/backend/cpu/cpu-backend.ts";
+import { WebAssemblyBackend } from "../../../../worker/backend/gpujs/webassembly-backend.ts";
 import { ReferenceBackend } from "../../../../worker/backend/reference/reference-backend.ts";
 import { type OpCase, programOf, scalarsOf } from "../../../support/conformance.ts";
 
 const BACKENDS: readonly (readonly [string, () => Backend])[] = [
   ["reference", () => new ReferenceBackend()],
   ["cpu", () => new CpuBackend({ threads: 2 })],
+  ["gpujs in WebAssembly mode", () => new WebAssemblyBackend({ threads: 2 })],
 ];
 
 const ADD: OpCase = {
