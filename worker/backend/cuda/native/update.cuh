@@ -2,9 +2,10 @@
 #pragma once
 #include "common.cuh"
 
-enum update_kind { ADAMW, SGD, SGD_MOMENTUM };
+/* STORE writes the gradient itself. */
+enum update_kind { ADAMW, SGD, SGD_MOMENTUM, STORE };
 
-/* Tensors that the update reads and writes: w; w and m; or w, m and v. */
+/* Tensors that the update reads (but STORE) and writes: w; w and m; or w, m and v. */
 template <update_kind KIND>
 struct update_tensors {
   static constexpr int count = KIND == ADAMW ? 3 : KIND == SGD_MOMENTUM ? 2 : 1;
@@ -14,7 +15,9 @@ struct update_tensors {
 template <update_kind KIND>
 RM_DEVICE void update_element(float g, float (&s)[update_tensors<KIND>::count],
                               const step_scalars &by) {
-  if constexpr (KIND == SGD) {
+  if constexpr (KIND == STORE) {
+    s[0] = g;
+  } else if constexpr (KIND == SGD) {
     s[0] -= by.step_size * g;
   } else if constexpr (KIND == SGD_MOMENTUM) {
     s[1] = by.momentum * s[1] + g;
