@@ -56,13 +56,8 @@ RM_DEVICE void store4(bf16 *p, float4 v) {
 }
 
 /* 16 bytes that a step touches once: they leave the caches before what is read again. */
-#if defined(RM_LOOK_ALIKE)
-RM_DEVICE uint4 load16_once(const void *p) { return *(const uint4 *)p; }
-RM_DEVICE void store16_once(void *p, uint4 v) { *(uint4 *)p = v; }
-#else
 RM_DEVICE uint4 load16_once(const void *p) { return __ldcs((const uint4 *)p); }
 RM_DEVICE void store16_once(void *p, uint4 v) { __stcs((uint4 *)p, v); }
-#endif
 
 /* Sum over a warp, in every lane: a tree of fixed shape. */
 template <typename T>
