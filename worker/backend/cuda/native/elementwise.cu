@@ -1,37 +1,8 @@
 /* Elementwise ops. Outputs may be the very bytes of an input. */
 #include "map_elements.cuh"
+#include "silu.cuh"
 
 /* ---- functions ---- */
-
-/* A bfloat16 result keeps 8 bits: the hardware's approximations, good to 22, do there. */
-template <typename T>
-struct math;
-template <>
-struct math<float> {
-  RM_DEVICE float exp(float x) { return expf(x); }
-  RM_DEVICE float divide(float a, float b) { return a / b; }
-};
-template <>
-struct math<bf16> {
-  RM_DEVICE float exp(float x) { return __expf(x); }
-  RM_DEVICE float divide(float a, float b) { return __fdividef(a, b); }
-};
-
-template <typename T>
-RM_DEVICE float sigmoid(float x) {
-  return math<T>::divide(1.0f, 1.0f + math<T>::exp(-x));
-}
-
-template <typename T>
-RM_DEVICE float silu(float x) {
-  return math<T>::divide(x, 1.0f + math<T>::exp(-x));
-}
-
-template <typename T>
-RM_DEVICE float silu_slope(float x) {
-  const float s = sigmoid<T>(x);
-  return s * (1.0f + x * (1.0f - s));
-}
 
 /* Relative accuracy is kept in the lower tail, as erfc keeps it. */
 RM_DEVICE float normal_cdf(float x) { return 0.5f * erfcf(-0.70710678118654752f * x); }

@@ -48,6 +48,7 @@ RM_DEVICE void map_elements(const operands<const T, IN> in, const operands<T, OU
       for (int k = 0; k < IN; k++)
         if (e + V <= n) loaded[u][k] = load16(in.at[k] + e);
     }
+    after_loads();
 #pragma unroll
     for (int u = 0; u < VECTORS; u++) {
       const i64 e = first + (u * STREAM_THREADS + (int)threadIdx.x) * V;

@@ -1,4 +1,7 @@
-/* Fills, strided copies and transpositions: bytes are moved as they are, in the widest words that fit. */
+/*
+ * Fills, copies between dtypes, strided copies and transpositions: what moves bytes, in the widest words that fit, and computes
+ * nothing.
+ */
 #include "vectors.cuh"
 
 /* Vectors of one thread of a fill. */
@@ -24,6 +27,36 @@ RM_KERNEL rm_fill(float *y, i64 n, float value) {
   }
 }
 
+/* ---- float and bf16 ---- */
+
+/* Elements of one thread: a vector of bf16, two of float. */
+#define CAST 8
+
+RM_KERNEL rm_round(const float *x, bf16 *y, i64 n) {
+  const i64 e = ((i64)blockIdx.x * STREAM_THREADS + threadIdx.x) * CAST;
+  if (e + CAST <= n && aligned16(x) && aligned16(y)) {
+    const float4 a = load4(x + e), b = load4(x + e + 4);
+    const float value[CAST] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    store16(y + e, pack(value));
+  } else {
+#pragma unroll 1
+    for (i64 i = e; i < e + CAST && i < n; i++) store(y + i, x[i]);
+  }
+}
+
+RM_KERNEL rm_widen(const bf16 *x, float *y, i64 n) {
+  const i64 e = ((i64)blockIdx.x * STREAM_THREADS + threadIdx.x) * CAST;
+  if (e + CAST <= n && aligned16(x) && aligned16(y)) {
+    float value[CAST];
+    unpack(load16(x + e), value);
+    store4(y + e, make_float4(value[0], value[1], value[2], value[3]));
+    store4(y + e + 4, make_float4(value[4], value[5], value[6], value[7]));
+  } else {
+#pragma unroll 1
+    for (i64 i = e; i < e + CAST && i < n; i++) y[i] = widen(x[i]);
+  }
+}
+
 /* ---- rows of bytes ---- */
 
 /* Rows of one thread: that many loads are in flight. */
@@ -41,6 +74,7 @@ RM_DEVICE void copy_rows(char *to, i64 to_stride, const char *from, i64 from_str
     const i64 row = at.row + p * at.step;
     if (row < rows) value[p] = ((const W *)(from + row * from_stride))[at.word];
   }
+  after_loads();
 #pragma unroll
   for (int p = 0; p < ROWS; p++) {
     const i64 row = at.row + p * at.step;
@@ -78,6 +112,7 @@ RM_DEVICE void transpose_rows(const W *x, W *y, i64 rows, U A, U K, U B, i64 wor
       value[p] = x[(((o * A + a) * K + k) * B + b) * words + at.word];
     }
   }
+  after_loads();
 #pragma unroll
   for (int p = 0; p < ROWS; p++) {
     const i64 row = at.row + p * at.step;

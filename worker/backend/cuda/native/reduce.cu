@@ -41,6 +41,7 @@ RM_DEVICE double block_part(const float *x, const float *y, i64 n) {
         a[u] = load4(x + e);
         b[u] = Term::USES_Y ? load4(y + e) : a[u];
       }
+      after_loads();
 #pragma unroll
       for (int u = 0; u < VECTORS; u++) {
         sum[0] += Term::of(a[u].x, b[u].x);

@@ -41,6 +41,7 @@ RM_DEVICE void update(float *const (&at)[update_tensors<KIND>::count], const flo
         for (int k = 0; k < COUNT; k++) loaded[u][k] = load16(at[k] + e);
         loaded[u][COUNT] = load16(g + e);
       }
+      after_loads();
 #pragma unroll
       for (int u = 0; u < VECTORS; u++) {
         const i64 e = tile + (u * STREAM_THREADS + (int)threadIdx.x) * 4;

@@ -16,6 +16,9 @@ struct lanes {
 RM_DEVICE uint4 load16(const void *p) { return *(const uint4 *)p; }
 RM_DEVICE void store16(void *p, uint4 v) { *(uint4 *)p = v; }
 
+/* Keeps all loads before it there: the compiler would move each down to its use, and then one waits for the other. */
+RM_DEVICE void after_loads() { asm volatile("" ::: "memory"); }
+
 RM_DEVICE void unpack(uint4 v, float (&x)[4]) {
   x[0] = __uint_as_float(v.x);
   x[1] = __uint_as_float(v.y);
