@@ -1,7 +1,7 @@
 import { type Fault, InvalidArgumentError } from "../shared/errors.ts";
 import type { ForwardGraph, LossKind } from "../shared/graph/graph.ts";
 import { axisSize, type Mesh } from "../shared/mesh/mesh.ts";
-import type { OptimizerSpec, Program, ScheduleSpec } from "../shared/program/program.ts";
+import type { OptimizerSpec, Precision, Program, ScheduleSpec } from "../shared/program/program.ts";
 import { buildTrainingGraph, type TrainingGraph } from "./ir/training-graph.ts";
 import { emitProgram } from "./lower/emit.ts";
 import { lower } from "./lower/lower.ts";
@@ -59,6 +59,10 @@ export interface CompileRequest {
    * @default true
    */
   readonly exchangeFactors?: boolean;
+  /** What activations, and the weights of products, are held in. Stored weights and their state stay float32. @default "float32" */
+  readonly precision?: Precision;
+  /** Ranks may round differently: copies of updated weights are then made equal after each update. @default false */
+  readonly mixedBackends?: boolean;
   /**
    * Floating-point operations that a rank does in the time of one byte on the wire: what weighs arithmetic done by
    * several ranks against bytes between them.

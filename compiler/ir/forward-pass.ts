@@ -30,11 +30,18 @@ export interface ForwardPassOptions {
   readonly parameterUses: readonly number[];
   /** Layers whose input gets a copy to be pinned. */
   readonly copiedInputs: ReadonlySet<string>;
+  /** Casts what an op reads in another precision than it takes; absent: everything is float32. */
+  readonly cast?: (value: number, op: string, input: number) => number;
   /** What ops that draw at random must know of the step. */
   readonly random: { readonly seed: number; readonly microbatches: number };
   /** Another value for a node's where it gives one. */
   readonly replace?: (node: GraphNode, operands: readonly number[]) => number | undefined;
 }
+
+const cast =
+  (op: string, of: (value: number, op: string, input: number) => number) =>
+  (value: number, input: number): number =>
+    of(value, op, input);
 
 export interface ForwardPass {
   readonly output: number;
@@ -59,7 +66,7 @@ export function addForwardPass(
   const useCounts = countUses(model);
   const tracedAs = new Map<number, number>();
   for (const [index, node] of model.nodes.entries()) {
-    const operands = node.inputs.map((v) => values[v] ?? -1);
+    const traced = node.inputs.map((v) => values[v] ?? -1);
     const where = `${node.layer === "" ? "model" : `layer "${node.layer}"`}, op ${node.op}`;
     const definition = hasOp(node.op) ? opDefinition(node.op) : undefined;
     const { numInputs, modelAttrs = [] } = definition ?? {};
@@ -79,14 +86,16 @@ export function addForwardPass(
       });
       return undefined;
     }
-    if (operands.length !== numInputs) {
+    if (traced.length !== numInputs) {
       faults.push({
         path: `model.graph.nodes[${index}].inputs`,
-        message: `${where}: has ${operands.length} inputs; must have ${numInputs}`,
+        message: `${where}: has ${traced.length} inputs; must have ${numInputs}`,
       });
       return undefined;
     }
     try {
+      const operands =
+        options.cast === undefined ? traced : traced.map(cast(node.op, options.cast));
       if (
         definition?.layer !== undefined &&
         copiedInputs.has(node.layer) &&
@@ -98,7 +107,7 @@ export function addForwardPass(
       const value = options.replace?.(node, operands) ?? addNode(node, operands);
       tracedAs.set(value, values.length);
       values.push(value);
-      recordLayer(node.op, node.layer, operands, value);
+      recordLayer(node.op, node.layer, [operands[0] ?? -1, ...traced.slice(1)], value);
     } catch (error) {
       if (!(error instanceof InvalidArgumentError)) throw error;
       faults.push({ path: "model", message: `${where}: ${error.message}` });

@@ -3,6 +3,7 @@ import type { DType } from "../../shared/program/program.ts";
 import { differentiate, type Gradients } from "../autodiff/differentiate.ts";
 import type { CompileRequest } from "../compile.ts";
 import { elements } from "../ops/shapes.ts";
+import { Casts, HALF } from "./casts.ts";
 import { addForwardPass, type PlannedLayer } from "./forward-pass.ts";
 import { Graph } from "./graph.ts";
 
@@ -72,23 +73,30 @@ export function buildTrainingGraph(
   const leaves = request.graph.parameters.map((p, index) =>
     graph.leaf({ kind: "parameter", index }, { shape: p.dims, dtype: "float32" }, p.name),
   );
-  const copy = (leaf: number): number =>
-    separateUses ? graph.add("identity", [leaf], {}, graph.node(leaf).layer) : leaf;
-  const forwardUses = leaves.map(copy);
+  const casts = new Casts(graph, request);
+  const copy = (leaf: number): number => {
+    const { layer } = graph.node(leaf);
+    if (casts.isHalf(leaves.indexOf(leaf))) return graph.add("cast", [leaf], HALF, layer);
+    return separateUses ? graph.add("identity", [leaf], {}, layer) : leaf;
+  };
+  // A cast is made where it is first read, so that it lives no longer than it must.
+  const parameterUses = leaves.map((leaf, p) => (casts.isHalf(p) ? leaf : copy(leaf)));
 
   const forward = addForwardPass(
     {
       graph,
       model: request.graph,
       inputs: modelInputs,
-      parameterUses: forwardUses,
+      parameterUses,
       copiedInputs,
+      ...(casts.needed && { cast: casts.operand }),
       random: { seed: request.seed ?? 0, microbatches },
     },
     faults,
   );
   if (forward === undefined) return undefined;
   const { output, layers, inputCopies } = forward;
+  const forwardUses = parameterUses.map((use) => casts.known(use) ?? use);
   const partLoss = addLoss(output);
   const needsGradient = reachedFrom(graph, new Set(forwardUses));
   if (!needsGradient.has(partLoss)) {
@@ -174,7 +182,8 @@ export function buildTrainingGraph(
     clones,
   };
 
-  function addLoss(value: number): number {
+  function addLoss(result: number): number {
+    const value = casts.needed ? casts.operand(result, LOSS_OPS[request.loss], 0) : result;
     const { shape } = graph.node(value).type;
     const count = elements(shape) * microbatches;
     switch (request.loss) {
@@ -242,6 +251,8 @@ export function buildTrainingGraph(
     return { gradient, moment1, moment2: undefined, updated };
   }
 }
+
+const LOSS_OPS = { sum: "sum", mean: "mean", mse: "mseLoss", cross_entropy: "ceStats" } as const;
 
 /** The block that a layer belongs to: its path up to the first number (`layers.3`), or nothing outside of one. */
 function blockOf(layer: string): string | undefined {

@@ -210,6 +210,17 @@ function placeCollectives(
   const collectives = order.filter((v) => v.kind === "collective");
   const started = new Set<number>();
   const inFlight = new Set<number>();
+  /** Gather to what it gathers, where that is a parameter made ready (cast): it is made as the gather starts. */
+  const preparedFor = new Map<number, number>();
+  const numReaders = new Map<number, number>();
+  for (const { inputs } of order) {
+    for (const input of inputs) numReaders.set(input, (numReaders.get(input) ?? 0) + 1);
+  }
+  const preparedParameter = ({ inputs: [id = -1] }: RankValue): RankValue | undefined => {
+    const made = position.has(id) ? values[id] : undefined;
+    const ready = made?.kind === "compute" && made.inputs.every(isParameter);
+    return ready && numReaders.get(id) === 1 ? made : undefined;
+  };
   let unread: number | undefined;
 
   const start = (id: number): void => {
@@ -217,6 +228,8 @@ function placeCollectives(
     const value = values[id];
     if (value === undefined) throw new InternalError(`no value ${id}`);
     started.add(id);
+    const prepared = preparedFor.get(id);
+    if (prepared !== undefined) steps.push({ kind: "compute", value: prepared });
     for (const input of value.inputs) wait(input);
     waitForReadersOf(writtenStorage(value, storageOf), id);
     // What nobody reads (updated weights on their way) is waited for one such collective later: its input is freed.
@@ -248,14 +261,13 @@ function placeCollectives(
   const lastGatherOf = new Map<number, number>();
   let previousGather: number | undefined;
   for (const value of order) {
-    if (
-      value.kind !== "collective" ||
-      (value.inputs[0] !== undefined && position.has(value.inputs[0]))
-    )
-      continue;
+    if (value.kind !== "collective") continue;
+    const prepared = preparedParameter(value);
+    if (prepared !== undefined) preparedFor.set(value.id, prepared.id);
+    else if (value.inputs[0] !== undefined && position.has(value.inputs[0])) continue;
     // The input is there from the beginning. Gathers of parameters wait until the reader of the gather before begins.
     let index = 0;
-    const [source = -1] = value.inputs;
+    const [source = -1] = (prepared ?? value).inputs;
     if (isParameter(source)) {
       index = firstReader.get(previousGather ?? value.id) ?? 0;
       // A second copy of one parameter waits until the first has been read for the last time.
@@ -266,10 +278,13 @@ function placeCollectives(
     }
     startsBefore.set(index, [...(startsBefore.get(index) ?? []), value.id]);
   }
+  const isPrepared = new Set(preparedFor.values());
   order.forEach((value, index) => {
     for (const id of startsBefore.get(index) ?? []) start(id);
+    if (isPrepared.has(value.id)) return;
     if (value.kind === "collective") {
-      if (value.inputs.every((input) => position.has(input))) start(value.id);
+      if (preparedFor.has(value.id)) start(value.id);
+      else if (value.inputs.every((input) => position.has(input))) start(value.id);
       return;
     }
     if (value.kind === "part") return;

@@ -82,6 +82,7 @@ function definitionsOf({ name, value, derivative }: Activation): OpDefinition[] 
     {
       name,
       numInputs: 1,
+      halfInputs: [0],
       infer: (inputs) => inferFloats(name, inputs),
       gradient: (g) => [
         g.needs(0) ? g.emit(`${name}Grad`, [g.outputGradient, operand(g.inputs, 0)]) : undefined,

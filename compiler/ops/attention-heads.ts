@@ -2,7 +2,7 @@ import { InvalidArgumentError } from "../../shared/errors.ts";
 import { flag, wholeNumber } from "./attributes.ts";
 import type { Attrs, PositionAttr, ReferenceCall, Unit, ValueType } from "./op.ts";
 import { MAX_HEAD_DIM } from "./rope-frequencies.ts";
-import { attr, inputOf, operand, placeOf, show } from "./shapes.ts";
+import { attr, inputOf, isFloat, operand, placeOf, show } from "./shapes.ts";
 
 // Legend: B batch, T tokens, H query heads, KV key-value heads; hd features of one head. Query head h of all reads
 // key-value head floor(h / (H / KV)).
@@ -80,7 +80,7 @@ export class AttentionShape {
 
   #three(name: string, type: ValueType | undefined): ValueType {
     const found = operand([type], 0) as ValueType;
-    if (found.shape.length !== 3 || found.dtype !== "float32") {
+    if (found.shape.length !== 3 || !isFloat(found.dtype)) {
       throw new InvalidArgumentError(
         `${this.#op}: ${name} must be float32 [batch, tokens, features], got ${found.dtype} ${show(found.shape)}`,
       );

@@ -21,6 +21,7 @@ export function productFlops(q: ValueType | undefined): number {
 const attention: OpDefinition = {
   name: "attention",
   numInputs: 3,
+  halfInputs: [0, 1, 2],
   modelAttrs: ["heads", "kvHeads", "headDim", "causal"],
   infer([q, k, v], attrs) {
     const shape = new AttentionShape("attention", attrs, q);

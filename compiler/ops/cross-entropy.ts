@@ -7,6 +7,7 @@ import {
   attr,
   elements,
   inputOf,
+  isFloat,
   lastDim,
   leadDims,
   operand,
@@ -43,7 +44,7 @@ const firstClass = (call: ReferenceCall, V: number): number => V * placeOf(call,
 /** @throws InvalidArgumentError unless z holds logits of t's tokens */
 function checkLogits(op: string, z: ValueType | undefined, t: ValueType | undefined): void {
   const [logits, targets] = [operand([z], 0) as ValueType, operand([t], 0) as ValueType];
-  if (logits.dtype !== "float32" || targets.dtype !== "int32") {
+  if (!isFloat(logits.dtype) || targets.dtype !== "int32") {
     throw new InvalidArgumentError(
       `${op}: needs float32 logits and int32 targets, got ${logits.dtype} and ${targets.dtype}`,
     );
@@ -62,6 +63,7 @@ function checkLogits(op: string, z: ValueType | undefined, t: ValueType | undefi
 /** [z, t] -> s of the classes held here; a target among other ranks' classes has logit 0. attrs: classes (of all). */
 const ceStats: OpDefinition = {
   name: "ceStats",
+  halfInputs: [0],
   infer([z, t]) {
     checkLogits("ceStats", z, t);
     return { shape: [...(t?.shape ?? []), STATISTICS], dtype: "float32" };

@@ -32,6 +32,7 @@ const dropout: OpDefinition = {
   name: "dropout",
   evaluationAttrs: { rate: 0 },
   numInputs: 1,
+  halfInputs: [0],
   // A traced model leaves seed and microbatches at what they are before a job says them.
   modelAttrs: ["rate", "nameLow", "nameHigh", "seedLow", "seedHigh", "microbatches"],
   infer([x], attrs) {

@@ -18,6 +18,7 @@ import {
 const mul: OpDefinition = {
   name: "mul",
   numInputs: 2,
+  halfInputs: [0, 1],
   infer: (inputs) => inferFloats("mul", inputs),
   gradient: (g) => [
     g.needs(0) ? g.emit("mul", [g.outputGradient, operand(g.inputs, 1)]) : undefined,
@@ -38,6 +39,7 @@ const mul: OpDefinition = {
 const add: OpDefinition = {
   name: "add",
   numInputs: 2,
+  halfInputs: [0, 1],
   infer: (inputs) => inferFloats("add", inputs),
   gradient: (g) => [
     g.needs(0) ? g.outputGradient : undefined,
@@ -56,6 +58,7 @@ const add: OpDefinition = {
 const sub: OpDefinition = {
   name: "sub",
   numInputs: 2,
+  halfInputs: [0, 1],
   infer: (inputs) => inferFloats("sub", inputs),
   gradient: (g) => [
     g.needs(0) ? g.outputGradient : undefined,
@@ -95,6 +98,7 @@ const addN: OpDefinition = {
 const scale: OpDefinition = {
   name: "scale",
   numInputs: 1,
+  halfInputs: [0],
   modelAttrs: ["factor"],
   infer(inputs, attrs) {
     if (attrs["factor"] === undefined) {
@@ -118,6 +122,7 @@ const scale: OpDefinition = {
 const identity: OpDefinition = {
   name: "identity",
   numInputs: 1,
+  halfInputs: [0],
   infer: (inputs) => inferSame("identity", inputs),
   gradient: (g) => [g.needs(0) ? g.outputGradient : undefined],
   strategies: (_inputs, y) => [row(["R"], "R"), ...splitTogether(1, allDims(y)), row(["P"], "P")],

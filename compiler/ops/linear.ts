@@ -32,6 +32,7 @@ function matmulFlops(weight: readonly number[], rows: number): number {
 const linear: OpDefinition = {
   name: "linear",
   numInputs: 2,
+  halfInputs: [0, 1],
   layer: {
     kind: "linear",
     styles: {
@@ -47,7 +48,7 @@ const linear: OpDefinition = {
         `linear: in-features differ: input ${show(features.x)} x weight ${show(features.w)}; the input's last dim must equal the weight's dim 1`,
       );
     }
-    return { shape: [...features.x.slice(0, -1), features.w[0] ?? 0], dtype: "float32" };
+    return { shape: [...features.x.slice(0, -1), features.w[0] ?? 0], dtype: features.dtype };
   },
   gradient(g) {
     const [x, w] = [operand(g.inputs, 0), operand(g.inputs, 1)];
@@ -86,7 +87,7 @@ const linearDx: OpDefinition = {
   name: "linearDx",
   infer([dy, w]) {
     const features = checkWeight("linearDx", dy, w);
-    return { shape: [...features.x.slice(0, -1), features.w[1] ?? 0], dtype: "float32" };
+    return { shape: [...features.x.slice(0, -1), features.w[1] ?? 0], dtype: features.dtype };
   },
   strategies(_inputs, dx) {
     const last = shard(dx.shape.length - 1);
@@ -180,21 +181,25 @@ function checkWeight(
   op: string,
   x: ValueType | undefined,
   w: ValueType | undefined,
-): { x: readonly number[]; w: readonly number[] } {
+): { x: readonly number[]; w: readonly number[]; dtype: ValueType["dtype"] } {
   const [data, weight] = [operand([x], 0) as ValueType, operand([w], 0) as ValueType];
   checkFloats(op, [data, weight]);
+  if (data.dtype !== weight.dtype) {
+    throw new InvalidArgumentError(`${op}: dtypes differ: ${data.dtype} and ${weight.dtype}`);
+  }
   if (weight.shape.length !== 2 || data.shape.length < 1) {
     throw new InvalidArgumentError(
       `${op}: needs an input [..., features] and a weight [out, in], got ${show(data.shape)} and ${show(weight.shape)}`,
     );
   }
-  return { x: data.shape, w: weight.shape };
+  return { x: data.shape, w: weight.shape, dtype: data.dtype };
 }
 
 /** y = x + b for x [..., O] and b [O]. */
 const bias: OpDefinition = {
   name: "bias",
   numInputs: 2,
+  halfInputs: [0],
   infer([x, b]) {
     const [data, vector] = [operand([x], 0) as ValueType, operand([b], 0) as ValueType];
     checkFloats("bias", [data, vector]);

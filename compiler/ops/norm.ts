@@ -8,6 +8,7 @@ import {
   attr,
   elements,
   inputOf,
+  isFloat,
   lastDim,
   leadDims,
   operand,
@@ -49,7 +50,8 @@ function inferNorm(op: string, inputs: readonly ValueType[], attrs: Attrs): Valu
   const [x, ...vectors] = inputs;
   const D = x?.shape.at(-1);
   const fits = vectors.every(({ shape }) => shape.length === 1 && shape[0] === D);
-  if (x === undefined || D === undefined || !fits || inputs.some((t) => t.dtype !== "float32")) {
+  const dtypes = x !== undefined && isFloat(x.dtype) && vectors.every((t) => t.dtype === "float32");
+  if (x === undefined || D === undefined || !fits || !dtypes) {
     const got = inputs.map(({ shape, dtype }) => `${dtype}${show(shape)}`).join(", ");
     throw new InvalidArgumentError(
       `${op}: needs a float32 input [..., features] and ${vectors.length === 1 ? "a float32 vector" : "float32 vectors"} [features], got ${got}`,
@@ -64,6 +66,7 @@ function norm(name: string, statistics: RowStatistics, hasBias: boolean): OpDefi
   return {
     name,
     numInputs: 1 + vectors.length,
+    halfInputs: [0],
     modelAttrs: ["eps"],
     layer: {
       kind: "norm",

@@ -136,6 +136,11 @@ export interface OpDefinition {
   readonly fusesWith?: { readonly partners: readonly string[]; readonly into: string };
   /** What kind of layer plans see where a model calls this op with a parameter, and the styles it may have. */
   readonly layer?: { readonly kind: string; readonly styles: Readonly<Record<string, LayerStyle>> };
+  /**
+   * Inputs that are bfloat16 where the job computes in bfloat16: activations, and weights of products. The others, and all
+   * of an op that names none, stay float32; the output's dtype follows by `infer`.
+   */
+  readonly halfInputs?: readonly number[];
   /** Draws random numbers by global row: attrs `microbatches`, `seedLow` and `seedHigh` are then set. */
   readonly drawsRandom?: true;
   /** The output is the input's bytes in another shape: nothing is copied. */

@@ -2,7 +2,7 @@ import { InternalError, InvalidArgumentError } from "../../shared/errors.ts";
 import { checkContext, firstPosition } from "./first-position.ts";
 import type { OpDefinition } from "./op.ts";
 import { registerOps } from "./registry.ts";
-import { at, elements, inputOf, operand, outputOf, placeOf, row, show } from "./shapes.ts";
+import { at, elements, inputOf, isFloat, operand, outputOf, placeOf, row, show } from "./shapes.ts";
 
 // Legend: B batch, T positions of a sequence, L rows of the table (the longest sequence), D features.
 
@@ -10,6 +10,7 @@ import { at, elements, inputOf, operand, outputOf, placeOf, row, show } from "./
 const addPosition: OpDefinition = {
   name: "addPosition",
   numInputs: 2,
+  halfInputs: [0],
   layer: {
     kind: "position",
     styles: {
@@ -21,7 +22,7 @@ const addPosition: OpDefinition = {
     const [x, p] = [operand(inputs, 0), operand(inputs, 1)];
     const [, T = 0, D = 0] = x.shape;
     const fits = x.shape.length === 3 && p.shape.length === 2 && p.shape[1] === D;
-    if (!fits || x.dtype !== "float32" || p.dtype !== "float32") {
+    if (!fits || !isFloat(x.dtype) || p.dtype !== "float32") {
       throw new InvalidArgumentError(
         `addPosition: needs float32 x [batch, positions, features] and a float32 table [positions, features], got ${x.dtype}${show(x.shape)} and ${p.dtype}${show(p.shape)}`,
       );

@@ -5,7 +5,18 @@ import { checkContext, firstPosition } from "./first-position.ts";
 import type { OpDefinition, ValueType } from "./op.ts";
 import { registerOps } from "./registry.ts";
 import { ropeFrequencies, SCALING } from "./rope-frequencies.ts";
-import { at, attr, elements, inputOf, operand, outputOf, placeOf, row, show } from "./shapes.ts";
+import {
+  at,
+  attr,
+  elements,
+  inputOf,
+  isFloat,
+  operand,
+  outputOf,
+  placeOf,
+  row,
+  show,
+} from "./shapes.ts";
 
 // Legend: B batch, T tokens, F features: heads of headDim each.
 
@@ -16,13 +27,14 @@ import { at, attr, elements, inputOf, operand, outputOf, placeOf, row, show } fr
 const rope: OpDefinition = {
   name: "rope",
   numInputs: 1,
+  halfInputs: [0],
   modelAttrs: ["headDim", "theta", "inverse", ...SCALING],
   infer([x], attrs) {
     const type = operand([x], 0) as ValueType;
     const headDim = 2 * ropeFrequencies(attrs).length;
     flag("rope", attrs, "inverse");
     checkContext("rope", attrs);
-    if (type.shape.length !== 3 || type.dtype !== "float32") {
+    if (type.shape.length !== 3 || !isFloat(type.dtype)) {
       throw new InvalidArgumentError(
         `rope: needs float32 [batch, tokens, features], got ${type.dtype} ${show(type.shape)}`,
       );

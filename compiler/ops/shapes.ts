@@ -71,6 +71,10 @@ export function inferSame(op: string, inputs: readonly ValueType[]): ValueType {
   return first;
 }
 
+/** What activations may be. */
+export const isFloat = (dtype: ValueType["dtype"]): boolean =>
+  dtype === "float32" || dtype === "bfloat16";
+
 /** As `inferSame`, of floats: token ids have no arithmetic. */
 export function inferFloats(op: string, inputs: readonly ValueType[]): ValueType {
   const type = inferSame(op, inputs);

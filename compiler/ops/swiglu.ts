@@ -20,6 +20,7 @@ const siluSlope = (x: number): number => sigmoid(x) * (1 + x * (1 - sigmoid(x)))
 const swiglu: OpDefinition = {
   name: "swiglu",
   numInputs: 2,
+  halfInputs: [0, 1],
   infer: (inputs) => inferFloats("swiglu", inputs),
   gradient(g) {
     const [a, b] = [operand(g.inputs, 0), operand(g.inputs, 1)];

@@ -12,6 +12,7 @@ const reshape: OpDefinition = {
   name: "reshape",
   isView: true,
   numInputs: 1,
+  halfInputs: [0],
   modelAttrs: ["rank", "d1", "d2", "d3", "d4", "d5", "d6", "d7"],
   infer([x], attrs) {
     const { shape, dtype } = operand([x], 0) as ValueType;
@@ -83,6 +84,7 @@ function sharedSplits(from: readonly number[], to: readonly number[]): StrategyR
 const transpose: OpDefinition = {
   name: "transpose",
   numInputs: 1,
+  halfInputs: [0],
   modelAttrs: ["a", "b"],
   infer([x], attrs) {
     const { shape, dtype } = operand([x], 0) as ValueType;
