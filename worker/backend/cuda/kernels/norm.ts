@@ -65,7 +65,7 @@ function norms(l: Launcher, suffix: "f32" | "bf16", elementBytes: number): Pick<
       const fitting = Math.floor(l.scratch.bytes / (4 * D));
       const wanted = Math.min(Math.ceil(M / (rows * SUMMED_ROWS)), resident, fitting);
       // One block's sums are dg itself. So are those of rows too wide for the scratch.
-      const blocks = wanted > 1 ? wanted : 1;
+      const blocks = Math.max(1, wanted);
       const sums = blocks === 1 && (name === "any" || dg % 16 === 0) ? dg : l.scratch.address;
       gradient(blocks, threads, 0, layer, dy, x, g, dx, sums, M, D, eps);
       if (sums === dg) return;
