@@ -117,9 +117,27 @@ export function place(
     flopsPerByte: request.flopsPerByte ?? FLOPS_PER_BYTE,
   });
   settle(chosen);
-  const program = emitProgram(request, training, lower(training, request.mesh, chosen));
+  const program = emitProgram(
+    request,
+    training,
+    lower(training, request.mesh, chosen, request.mixedBackends),
+  );
   verifyProgram(program);
+  if (request.mixedBackends === true) notes.push(copiesNote(training, program));
   return { program, notes };
+}
+
+/** How ranks that round differently come by equal copies of a weight. */
+function copiesNote({ parameters }: TrainingGraph, { collectives }: Program): string {
+  const names = new Set(parameters.map(({ name }) => name));
+  const broadcasts = collectives.filter(
+    ({ phase, from, to, label }) =>
+      phase === "optimizer" && from === "P" && to === "R" && names.has(label),
+  );
+  const bytes = broadcasts.reduce((sum, { wireBytes }) => sum + wireBytes, 0);
+  return broadcasts.length === 0
+    ? "mixed backends: no rank updates a copy of another rank's weight, so copies are equal without a broadcast"
+    : `mixed backends: copies of ${broadcasts.length === 1 ? "1 weight" : `${broadcasts.length} weights`} are kept equal by a broadcast after each update, ${bytes} bytes sent a step and rank`;
 }
 
 function batchParts(request: CompileRequest): number {

@@ -22,18 +22,20 @@ export interface StepResult {
 
 /**
  * Runs all ranks of a program in one process, in float64 and plain loops: the compiler's proof.
- * A rank's arena is laid out as the program says, one float64 for every 4 bytes, so a wrong offset or live range
+ * A rank's arena is laid out as the program says, one float64 for every 4 bytes (2 where values are bfloat16), so a wrong offset or live range
  * shows as wrong numbers. Arenas start as NaN.
  */
 export class VirtualRanks {
   private readonly arenas: Float64Array[];
+  private readonly cellBytes: number;
   private step = 0;
   private readonly program: Program;
 
   constructor(program: Program, parameters: GlobalTensors) {
     this.program = program;
+    this.cellBytes = Math.min(4, ...program.slots.map(({ dtype }) => dtypeBytes(dtype)));
     this.arenas = Array.from({ length: worldSize(program.mesh) }, () =>
-      new Float64Array(program.arenaBytes / 4).fill(Number.NaN),
+      new Float64Array(program.arenaBytes / this.cellBytes).fill(Number.NaN),
     );
     for (const tensor of program.stored) {
       this.arenas.forEach((_, rank) => {
@@ -199,7 +201,8 @@ export class VirtualRanks {
     if (place === undefined || arena === undefined)
       throw new InternalError(`no slot ${slot} on rank ${rank}`);
     const count = place.sizeBytes / dtypeBytes(place.dtype);
-    return arena.subarray(place.offsetBytes / 4, place.offsetBytes / 4 + count);
+    const first = place.offsetBytes / this.cellBytes;
+    return arena.subarray(first, first + count);
   }
 }
 

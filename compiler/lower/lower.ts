@@ -26,11 +26,13 @@ export interface Lowered {
 /**
  * Turns placements into one rank's values: local ops, with slices, masks and collectives where an op wants a value
  * in another layout than the one it has. Copies are kept per joint layout and used again.
+ * @param equalCopies ranks may round differently, and updated parameters have equal bits on all ranks nonetheless
  */
 export function lower(
   training: TrainingGraph,
   mesh: Mesh,
   chosen: readonly (readonly Choice[])[],
+  equalCopies = false,
 ): Lowered {
   const { graph } = training;
   const values: RankValue[] = [];
@@ -56,9 +58,24 @@ export function lower(
     }
     const output = layoutOf(node.id, (choice) => choice.output);
     const before = node.op === "addN" ? lowerSum(node.id, output) : lowerOp(node.id, output);
-    settle(node.id, redistribute(node.id, before, wanted, node.phase, updatedOf.get(node.id)));
+    const replaces = updatedOf.get(node.id);
+    const made = replaces === undefined ? before : ownedOnce(node.id, before, wanted, node.phase);
+    settle(node.id, redistribute(node.id, made, wanted, node.phase, replaces));
   }
   return { values, canonical };
+
+  /**
+   * An updated parameter as one rank's alone, where ranks that hold copies may round differently: the copies are summands,
+   * zero on all ranks but the first, and what makes the parameter whole again makes them equal, bit by bit.
+   */
+  function ownedOnce(id: number, value: number, wanted: Layout, phase: Phase): number {
+    if (!equalCopies) return value;
+    const { layout } = rankValue(value);
+    const owned = layout.map((p, axis) =>
+      p === "R" && wanted[axis] === "R" && axisSize(mesh, axis) > 1 ? "P" : p,
+    );
+    return redistribute(id, value, owned, phase, undefined);
+  }
 
   function lowerOp(id: number, output: Layout): number {
     const node = graph.node(id);

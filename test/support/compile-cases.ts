@@ -23,6 +23,8 @@ export interface Case {
   readonly recompute?: CompileRequest["recompute"];
   readonly seed?: number;
   readonly evaluation?: boolean;
+  readonly precision?: CompileRequest["precision"];
+  readonly mixedBackends?: boolean;
 }
 
 export function requestOf(c: Case): CompileRequest {
@@ -70,6 +72,8 @@ export function requestOf(c: Case): CompileRequest {
     recompute: c.recompute ?? "none",
     seed: c.seed ?? 0,
     evaluation: c.evaluation ?? false,
+    ...(c.precision === undefined ? {} : { precision: c.precision }),
+    mixedBackends: c.mixedBackends ?? false,
   };
 }
 
