@@ -34,6 +34,8 @@ export interface OpCase {
   readonly sgd?: boolean;
   readonly mesh?: Mesh;
   readonly rank?: number;
+  /** Of every operand, in bytes. Default: 8, of which vectors of 16 bytes may be out of step; programs have 256. */
+  readonly alignment?: number;
   /** Index of an input that is working space: it may change. */
   readonly scratch?: number;
   /** Largest error allowed, relative to the larger of the value and the tensor's root mean square. */
@@ -76,6 +78,9 @@ export function programOf(op: OpCase): {
   let at = 0;
   const add = (name: string, dtype: DType, shape: readonly number[]): number => {
     const sizeBytes = count(shape) * dtypeBytes(dtype);
+    if (op.alignment !== undefined && !name.startsWith("guard")) {
+      at = Math.ceil(at / op.alignment) * op.alignment;
+    }
     slots.push({ name, dtype, shape, offsetBytes: at, sizeBytes });
     at += Math.ceil(sizeBytes / 8) * 8;
     return slots.length - 1;

@@ -18,6 +18,7 @@ import {
 import { ATTENTION_CASES, LARGE_ATTENTION_CASES } from "./op-cases-attention.ts";
 import { DECODE_CASES, LARGE_DECODE_CASES } from "./op-cases-decode.ts";
 import { LARGE_MODEL_CASES, MODEL_CASES } from "./op-cases-model.ts";
+import { STREAM_CASES } from "./op-cases-streams.ts";
 
 const PRODUCTS: readonly (readonly [M: number, O: number, I: number])[] = [
   [1, 1, 1],
@@ -546,6 +547,7 @@ export const OP_CASES: readonly OpCase[] = [
   ...MODEL_CASES,
   ...ATTENTION_CASES,
   ...DECODE_CASES,
+  ...STREAM_CASES,
 ];
 
 /** Long enough that several threads share the work. Outputs must be the same bits for any number of them. */
