@@ -1,0 +1,96 @@
+// targets: 75 80
+/*
+ * Many rows M: updates of w(O,I) by dy^T x, and the sum of its squares, tile by tile: a block forms 128 x 128 sums and uses them up.
+ * AdamW's 24 bytes an element are then beside M multiply-adds of it; two blocks on a multiprocessor let one move them
+ * while the other multiplies.
+ */
+#include "factors.cuh"
+#include "product_tile_half.cuh"
+
+/* Half of the sums wait in registers while the others are used up: a lane then has room for two rows, else for four. */
+template <typename T>
+constexpr bool SUMS_STAY = !RM_TENSOR_CORES || sizeof(T) == 4;
+
+template <typename T, update_kind KIND, bool VECTORS>
+RM_DEVICE void update_tile(const T *dy, const T *x, float *w, float *m, float *v, i64 M, i64 O, i64 I,
+                           const float *factor, const step_scalars *scalars) {
+  using lane_at = band_lane<VECTORS>;
+  constexpr int BAND_ROWS = SUMS_STAY<T> ? 2 : 4;
+  i64 o0, i0;
+  tile_place(O, I, o0, i0);
+  const float f = factor_of(factor);
+  const int warp = threadIdx.x >> 5, warps = blockDim.x >> 5, column = lane_at::first(threadIdx.x & 31);
+  product_tile<VECTORS>(dy, x, M, O, I, o0, i0, [&](const float *sums, int stride, int first, int rows) {
+    const i64 i = i0 + column;
+    if (i >= I) return;
+#pragma unroll 1
+    for (int r = warp * BAND_ROWS; r < rows && o0 + first + r < O; r += warps * BAND_ROWS)
+      update_band<KIND, VECTORS, BAND_ROWS>({w, m, v}, O, I, o0 + first + r, i, scalars,
+                                 [&](float (&g)[BAND_ROWS][4]) {
+#pragma unroll
+        for (int c = 0; c < BAND_ROWS; c++) {
+          const float *at = sums + (r + c) * stride + column;
+          if constexpr (VECTORS) {
+            unpack(load16(at), g[c]);
+          } else {
+#pragma unroll
+            for (int j = 0; j < 4; j++) g[c][j] = at[lane_at::place(j)];
+          }
+#pragma unroll
+          for (int j = 0; j < 4; j++) g[c][j] *= f;
+        }
+      });
+  });
+}
+
+/* parts[block] = the sum of the squares of its tile, in double. */
+template <typename T, bool VECTORS>
+RM_DEVICE void square_tile(const T *dy, const T *x, double *parts, i64 M, i64 O, i64 I) {
+  __shared__ double shared[32];
+  i64 o0, i0;
+  tile_place(O, I, o0, i0);
+  double total = 0.0;
+  product_tile<VECTORS>(dy, x, M, O, I, o0, i0, [&](const float *sums, int stride, int, int rows) {
+#pragma unroll 4
+    for (int e = threadIdx.x; e < rows * TILE; e += blockDim.x) {
+      const double g = sums[e / TILE * stride + e % TILE];
+      total += g * g;
+    }
+  });
+  total = block_sum(total, shared);
+  if (threadIdx.x == 0) parts[blockIdx.x] = total;
+}
+
+#if RM_TENSOR_CORES
+#define BOUNDS_bf16 __launch_bounds__(HALF_THREADS, 2)
+#else
+#define BOUNDS_bf16 __launch_bounds__(PLAIN_THREADS, 2)
+#endif
+#define BOUNDS_f32 __launch_bounds__(PLAIN_THREADS, 2)
+
+#define UPDATE_TILE(T, NAME, KIND, TITLE)                                                          \
+  RM_KERNEL BOUNDS_##NAME rm_tile_##TITLE##_##NAME(                                                \
+      const T *dy, const T *x, float *w, float *m, float *v, i64 M, i64 O, i64 I,                  \
+      const float *factor, const step_scalars *scalars) {                                          \
+    update_tile<T, KIND, true>(dy, x, w, m, v, M, O, I, factor, scalars);                          \
+  }                                                                                                \
+  RM_KERNEL BOUNDS_##NAME rm_tile_##TITLE##_##NAME##_odd(                                          \
+      const T *dy, const T *x, float *w, float *m, float *v, i64 M, i64 O, i64 I,                  \
+      const float *factor, const step_scalars *scalars) {                                          \
+    update_tile<T, KIND, false>(dy, x, w, m, v, M, O, I, factor, scalars);                         \
+  }
+UPDATE_TILE(float, f32, ADAMW, adamw)
+UPDATE_TILE(float, f32, SGD, sgd)
+UPDATE_TILE(float, f32, SGD_MOMENTUM, sgd_momentum)
+UPDATE_TILE(bf16, bf16, ADAMW, adamw)
+UPDATE_TILE(bf16, bf16, SGD, sgd)
+UPDATE_TILE(bf16, bf16, SGD_MOMENTUM, sgd_momentum)
+
+RM_KERNEL BOUNDS_bf16 rm_tile_squares_bf16(const bf16 *dy, const bf16 *x, double *parts, i64 M, i64 O,
+                                           i64 I) {
+  square_tile<bf16, true>(dy, x, parts, M, O, I);
+}
+RM_KERNEL BOUNDS_bf16 rm_tile_squares_bf16_odd(const bf16 *dy, const bf16 *x, double *parts, i64 M,
+                                               i64 O, i64 I) {
+  square_tile<bf16, false>(dy, x, parts, M, O, I);
+}
