@@ -83,6 +83,8 @@ async function compile({ name, target, stamp }) {
   if (stderr.trim() !== "") process.stderr.write(stderr);
   const text = readFileSync(file, "utf8")
     .replace(/^\.version .*$/m, `.version ${VERSIONS[target]}`)
+    // Hints of newer versions, which older ones take for errors.
+    .replace(/^\s*\.pragma "used_bytes_mask.*\n/gm, "")
     // What says by which build of the compiler, and when.
     .replace(/^\/\/.*\n/gm, "")
     .replace(/^\s*\n/gm, "");
@@ -121,7 +123,14 @@ async function main() {
     process.exitCode = 1;
     return;
   }
-  await pool(stale, async (job) => writeFileSync(job.path, await compile(job)));
+  await pool(stale, async (job) => {
+    try {
+      writeFileSync(job.path, await compile(job));
+    } catch (error) {
+      console.error(`build-ptx: ${job.name} for ${job.target}: ${error.stderr ?? error.stack}`);
+      process.exitCode = 1;
+    }
+  });
 }
 
 async function pool(list, work) {
