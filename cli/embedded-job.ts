@@ -5,19 +5,21 @@ import type { Planner } from "../coordinator/planner.ts";
 import { RankmeshError } from "../shared/errors.ts";
 import type { JobSpecInput } from "../shared/job/job-spec.ts";
 import { followJob } from "./follow-job.ts";
-import { plural } from "./format.ts";
+import { plural, printable } from "./format.ts";
 import { type LocalCluster, startLocalCluster } from "./local-cluster.ts";
+import type { LocalRank } from "./local-machine.ts";
 import { threadsPerRank } from "./machine.ts";
 import { Progress, type ProgressStream } from "./progress.ts";
 
 export interface EmbeddedJobOptions {
   readonly spec: JobSpecInput;
   /** Ranks of the job's mesh: one worker process each. */
-  readonly ranks: number;
+  readonly ranks: readonly LocalRank[];
   readonly steps: number;
   /** Put before each progress line. */
   readonly title: string;
-  readonly backend: string;
+  /** Whether to say which backend `auto` took, and why. @default true */
+  readonly sayBackend?: boolean;
   /** Folder that the spec's paths are relative to. */
   readonly folder: string;
   readonly verbose: boolean;
@@ -41,18 +43,22 @@ const CANCEL_TIMEOUT_MS = 10_000;
  * @returns the ended job
  */
 export async function runEmbeddedJob(options: EmbeddedJobOptions): Promise<Job> {
-  const { stderr: stream, title, steps, ranks, backend, folder, verbose, signal } = options;
+  const { stderr: stream, title, steps, ranks, folder, verbose, signal } = options;
   const progress = new Progress({ stream, title, steps }).start();
-  progress.status(`starting ${plural(ranks, "worker")}`);
-  const threads = threadsPerRank(ranks);
+  progress.status(`starting ${plural(ranks.length, "worker")}`);
+  const threads = threadsPerRank(ranks.length);
   const { planner } = options;
-  const starting = startLocalCluster({ ranks, backend, threads, folder, verbose, planner, signal });
+  const starting = startLocalCluster({ ranks, threads, folder, verbose, planner, signal });
   const cluster = await starting.catch((error: unknown) => {
     progress.end();
     throw error;
   });
   try {
-    const handle = await cluster.client.submit(options.spec, { signal });
+    if (options.sayBackend ?? true) {
+      for (const line of await chosenBackends(cluster, signal)) progress.note(line);
+    }
+    // All workers that there will ever be are here: what cannot start now never will.
+    const handle = await cluster.client.submit(options.spec, { signal, queue: false });
     try {
       const ended = options.follow?.(handle, progress) ?? followJob(handle, progress, signal);
       return await Promise.race([ended, lossUnnoticed(cluster)]);
@@ -64,6 +70,17 @@ export async function runEmbeddedJob(options: EmbeddedJobOptions): Promise<Job> 
     progress.end();
     await cluster.stop();
   }
+}
+
+/** What `auto` took, and why. */
+async function chosenBackends(cluster: LocalCluster, signal: AbortSignal): Promise<string[]> {
+  const workers = await cluster.client.workers({ signal });
+  const lines = workers.flatMap(({ backend, backendReason }) =>
+    backendReason.startsWith("auto: ")
+      ? [`backend ${backend}, ${printable(backendReason.replace("auto: ", ""))}`]
+      : [],
+  );
+  return [...new Set(lines)];
 }
 
 async function lossUnnoticed(cluster: LocalCluster): Promise<never> {

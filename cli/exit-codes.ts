@@ -1,5 +1,5 @@
 import { CommanderError } from "commander";
-import { RankmeshError } from "../shared/errors.ts";
+import { DeviceError, RankmeshError } from "../shared/errors.ts";
 
 /** What the process says to its caller. */
 export const EXIT = {
@@ -31,6 +31,8 @@ export class ExitRequest extends Error {
 /** The exit code for an error that ended a command. */
 export function exitCodeOf(error: unknown): ExitCode {
   if (error instanceof ExitRequest) return error.exitCode;
+  // Its codes are those of a job that it ends: the device does not answer, not a server.
+  if (error instanceof DeviceError) return EXIT.jobFailed;
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
   return exitCodeOfStatus(codeOf(error));
 }

@@ -139,6 +139,7 @@ const BYTES = "bytes";
 const TRAINING_KEYS: ReadonlySet<string> = new Set([
   ...["init", "mesh", "dataParallelSharding", "sequenceParallel", "loss", "optimizer", "schedule"],
   ...["clipGradNorm", "reportGradNorm", "gradientAccumulation", "recompute"],
+  ...["precision", "allowMixedBackends"],
   ...["data", "eval", "steps", "output"],
 ]);
 

@@ -27,6 +27,8 @@ export interface JobResult {
     readonly predictedPeakMemoryBytes: number;
     readonly rssBytes: number;
     readonly collectiveBytes: number;
+    /** Part of the prediction that the backend takes beside the program's arena. */
+    readonly workspaceBytes: number;
   }[];
 }
 
@@ -59,6 +61,7 @@ export function jobResult(job: Job): JobResult {
       predictedPeakMemoryBytes: rank.predictedPeakMemoryBytes,
       rssBytes: rank.rssBytes,
       collectiveBytes: rank.collectiveBytes,
+      workspaceBytes: rank.workspaceBytes,
     })),
   };
 }

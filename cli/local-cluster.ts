@@ -5,12 +5,12 @@ import type { Planner } from "../coordinator/planner.ts";
 import { FailedPreconditionError } from "../shared/errors.ts";
 import { daemonLogger } from "./daemon.ts";
 import { plural } from "./format.ts";
-import { machineMemoryBytes } from "./machine.ts";
+import type { LocalRank } from "./local-machine.ts";
 import { WorkerProcess, workerExitError } from "./worker-process.ts";
 
 export interface LocalClusterOptions {
-  readonly ranks: number;
-  readonly backend: string;
+  /** One worker process each. */
+  readonly ranks: readonly LocalRank[];
   /** Threads of each rank. */
   readonly threads: number;
   /** Folder that the job's paths are relative to. */
@@ -47,14 +47,13 @@ export async function startLocalCluster(options: LocalClusterOptions): Promise<L
     logger: daemonLogger("coordinator", options.verbose ? "info" : "silent"),
     ...(options.planner === undefined ? {} : { planner: options.planner }),
   });
-  const memoryLimitBytes = Math.floor(machineMemoryBytes().available / options.ranks);
-  const workers = Array.from(
-    { length: options.ranks },
-    (_, index) =>
+  const workers = options.ranks.map(
+    ({ backend, device, memoryLimitBytes }, index) =>
       new WorkerProcess({
         coordinator: coordinator.grpcAddress,
         name: `worker-${index}`,
-        backend: options.backend,
+        backend,
+        device,
         threads: options.threads,
         memoryLimitBytes,
         ...(options.verbose ? { onLog: (line: string) => process.stderr.write(`${line}\n`) } : {}),
@@ -93,10 +92,10 @@ async function workersRegistered(
   const deadline = performance.now() + START_TIMEOUT_MS;
   for (;;) {
     const registered = (await client.workers({ signal })).length;
-    if (registered >= ranks) return;
+    if (registered >= ranks.length) return;
     if (performance.now() > deadline) {
       throw new FailedPreconditionError(
-        `${registered} of ${plural(ranks, "worker")} registered within ${START_TIMEOUT_MS} ms; run with --verbose to see their logs`,
+        `${registered} of ${plural(ranks.length, "worker")} registered within ${START_TIMEOUT_MS} ms; run with --verbose to see their logs`,
       );
     }
     await delay(20, undefined, { signal }).catch(() => signal.throwIfAborted());

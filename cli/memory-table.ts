@@ -42,6 +42,8 @@ export interface QuickstartResult {
       readonly peakMemoryBytes: number;
       readonly predictedPeakMemoryBytes: number;
       readonly rssBytes: number;
+      /** Part of the prediction that the backend takes beside the program's arena. */
+      readonly workspaceBytes: number;
     }[];
   }[];
 }
@@ -62,11 +64,12 @@ export function quickstartResult(
       tensorParallel,
       stepSeconds: summarizeStepSeconds(job.stepSeconds),
       loss: job.loss.map((loss) => (Number.isFinite(loss) ? loss : null)),
-      ranks: job.ranks.map(({ rank, peakMemoryBytes, predictedPeakMemoryBytes, rssBytes }) => ({
-        rank,
-        peakMemoryBytes,
-        predictedPeakMemoryBytes,
-        rssBytes,
+      ranks: job.ranks.map((rank) => ({
+        rank: rank.rank,
+        peakMemoryBytes: rank.peakMemoryBytes,
+        predictedPeakMemoryBytes: rank.predictedPeakMemoryBytes,
+        rssBytes: rank.rssBytes,
+        workspaceBytes: rank.workspaceBytes,
       })),
     })),
   };
@@ -78,11 +81,13 @@ export function memoryTable(model: QuickstartModel, runs: readonly QuickstartRun
   const comparable = dim === 8192 && hidden === 8192 && batch === 8;
   const unit = tableUnit(runs);
   const inUnit = (bytes: number) => (bytes / unit.bytes).toFixed(2);
+  const withWorkspace = runs.some(({ job }) => job.ranks.some((rank) => rank.workspaceBytes > 0));
   const header = [
     "ranks",
     ...(comparable ? ["reference"] : []),
     "predicted",
     "measured",
+    ...(withWorkspace ? ["workspace"] : []),
     "resident",
     "step time",
     "loss",
@@ -96,6 +101,7 @@ export function memoryTable(model: QuickstartModel, runs: readonly QuickstartRun
       ...(comparable ? [REFERENCE_GIGABYTES.get(tensorParallel) ?? "-"] : []),
       inUnit(largest((rank) => rank.predictedPeakMemoryBytes)),
       inUnit(largest((rank) => rank.peakMemoryBytes)),
+      ...(withWorkspace ? [inUnit(largest((rank) => rank.workspaceBytes))] : []),
       inUnit(largest((rank) => rank.rssBytes)),
       median === null ? "-" : formatStepTime(median),
       lossText(job.loss),
@@ -104,6 +110,11 @@ export function memoryTable(model: QuickstartModel, runs: readonly QuickstartRun
   return [
     `FeedForward(${dim}, ${hidden}), batch ${batch}, AdamW, float32: peak memory per rank in ${unit.name} (${unit.bytes.toExponential().replace("+", "")} bytes)`,
     ...formatTable(header, rows),
+    ...(withWorkspace
+      ? [
+          "workspace: what the backend takes beside the program; it is part of predicted and measured",
+        ]
+      : []),
     ...(comparable
       ? ["reference: PyTorch + Lightning Fabric, one GPU a rank, as its documentation prints it"]
       : []),

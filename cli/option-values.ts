@@ -5,9 +5,16 @@ import { parseHostPort } from "../shared/rpc/address.ts";
 
 const MAX_PORT_TEXT = "host:port, port 0 takes a free one";
 
+const variables = new Set<string>();
+
+/** Variables that stand for flags. Others with the prefix say where libraries lie, and hold for every process. */
+export const DAEMON_VARIABLES: ReadonlySet<string> = variables;
+
 /** An option that can also be set as RANKMESH_...; the flag wins. */
 export function envOption(flags: string, description: string, env: string): Option {
-  return new Option(flags, description).env(`RANKMESH_${env}`);
+  const variable = `RANKMESH_${env}`;
+  variables.add(variable);
+  return new Option(flags, description).env(variable);
 }
 
 export function wholeNumber(min: number, max = Number.MAX_SAFE_INTEGER): (text: string) => number {

@@ -2,6 +2,7 @@ import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { FailedPreconditionError } from "../shared/errors.ts";
+import { DAEMON_VARIABLES } from "./option-values.ts";
 
 /** The built command line that worker processes run. */
 const MAIN = fileURLToPath(new URL("./main.js", import.meta.url));
@@ -13,6 +14,8 @@ export interface WorkerProcessOptions {
   readonly coordinator: string;
   readonly name: string;
   readonly backend: string;
+  /** Empty: the backend's own choice. */
+  readonly device: string;
   readonly threads: number;
   readonly memoryLimitBytes: number;
   /** Takes each line that the worker logs. */
@@ -54,6 +57,8 @@ export class WorkerProcess {
         options.name,
         "--backend",
         options.backend,
+        "--device",
+        options.device,
         "--threads",
         String(options.threads),
         "--memory-limit",
@@ -109,9 +114,9 @@ export function workerExitError(exit: WorkerExit): FailedPreconditionError {
   );
 }
 
-/** The environment without RANKMESH_ settings: those meant for a daemon of the user's must not bind these workers. */
+/** The environment without flags of daemons: those meant for a daemon of the user's must not bind these workers. */
 function environmentWithoutSettings(): NodeJS.ProcessEnv {
   return Object.fromEntries(
-    Object.entries(process.env).filter(([name]) => !name.startsWith("RANKMESH_")),
+    Object.entries(process.env).filter(([name]) => !DAEMON_VARIABLES.has(name)),
   );
 }

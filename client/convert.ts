@@ -90,6 +90,10 @@ export function workerFromWire(worker: Worker__Output): Worker {
     jobId: serves ? worker.jobId : undefined,
     rank: serves ? worker.rank : undefined,
     heartbeatAgeSeconds: worker.heartbeatAgeSeconds,
+    precisions: worker.precisions,
+    workspaceBytes: worker.workspaceBytes,
+    backendReason: worker.backendReason,
+    lostReason: worker.lostReason === "" ? undefined : worker.lostReason,
   };
 }
 
@@ -121,6 +125,7 @@ function rankFromWire(rank: RankReport__Output): RankReport {
     predictedPeakMemoryBytes: rank.predictedPeakMemoryBytes,
     rssBytes: rank.rssBytes,
     collectiveBytes: rank.collectiveBytes,
+    workspaceBytes: rank.workspaceBytes,
   };
 }
 

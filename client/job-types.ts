@@ -41,6 +41,8 @@ export interface RankReport {
   readonly rssBytes: number;
   /** Wire bytes: payload sent to peers over the whole job, headers not counted. */
   readonly collectiveBytes: number;
+  /** Part of the predicted peak that the backend takes beside the program's arena. */
+  readonly workspaceBytes: number;
 }
 
 export interface Job {
@@ -141,4 +143,12 @@ export interface Worker {
   readonly jobId: string | undefined;
   readonly rank: number | undefined;
   readonly heartbeatAgeSeconds: number;
+  /** What programs may hold their activations in: `float32`, `bfloat16`. */
+  readonly precisions: readonly string[];
+  /** Memory that the backend takes beside a program's. */
+  readonly workspaceBytes: number;
+  /** Why it is this backend: asked for by name, or what `auto` found. */
+  readonly backendReason: string;
+  /** Why it is lost; undefined when it is not. */
+  readonly lostReason: string | undefined;
 }

@@ -104,7 +104,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
   try {
     httpServer = await serveHttp(http, {
       registry: metrics.registry,
-      healthy: () => !stopping,
+      problem: () => (stopping ? "stopping" : undefined),
       status: () => statusOf(engine, version),
     });
     bound = await server.bind(grpc);

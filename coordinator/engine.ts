@@ -14,11 +14,13 @@ import type { Clock } from "./clock.ts";
 import { tokenizes } from "./data/tokenizes.ts";
 import { Gang } from "./gang/gang.ts";
 import { memoryBill } from "./gang/memory-bill.ts";
+import { cannotCompute, JOB_PRECISION } from "./gang/precision.ts";
 import {
   fits,
   leastSizes,
   memoryOf,
   type Placement,
+  peakOn,
   type Scheduled,
   schedule,
   sizesFor,
@@ -85,7 +87,8 @@ export class Engine {
 
   /**
    * Queues a job whose spec was checked, and starts it if it can.
-   * @throws FailedPreconditionError when no registered worker has the memory, or the job cannot start now and `noQueue` is set
+   * @throws FailedPreconditionError when no registered worker has the memory or computes in the job's precision, or the job
+   * cannot start now and `noQueue` is set
    * @throws ResourceExhaustedError when too many jobs wait
    */
   submit(options: {
@@ -115,7 +118,7 @@ export class Engine {
       perform: (of, effect) => this.#perform(of, effect),
     });
     try {
-      this.#refuseTooLarge(job);
+      this.#refuseUnservable(job);
       const placement = this.#preview([...queued, job]).at(-1)?.placement;
       if (placement?.kind === "invalid") throw placement.error;
       if (options.noQueue && placement?.kind !== "start") {
@@ -172,9 +175,9 @@ export class Engine {
     if (this.#stopped) throw new UnavailableError("the coordinator is shutting down");
     this.workers.register(info, session.id, this.#nowMs());
     this.#sessions.set(info.name, session);
-    const { name, address, backend, device, memoryLimitBytes } = info;
+    const { name, address, backend, backendReason, device, memoryLimitBytes } = info;
     this.#options.logger.info(
-      { worker: name, address, backend, device, memoryLimitBytes },
+      { worker: name, address, backend, reason: backendReason, device, memoryLimitBytes },
       "worker joined",
     );
   }
@@ -195,7 +198,9 @@ export class Engine {
       return;
     }
     if (message.leaving) {
-      this.#retire(name, sessionId);
+      const { reason } = message.leaving;
+      if (reason === "") this.#retire(name, sessionId);
+      else this.left(name, sessionId, reason.slice(0, MAX_COMPLAINT_CHARS), false);
       return;
     }
     const key = ready ?? step ?? evaluation ?? finished ?? failed ?? released;
@@ -272,7 +277,7 @@ export class Engine {
     if (registry.find(name)?.sessionId !== sessionId) return;
     const assignment = inGoodOrder
       ? registry.leave(name, sessionId)
-      : registry.lose(name, sessionId, this.#nowMs());
+      : registry.lose(name, sessionId, this.#nowMs(), why);
     this.#sessions.delete(name);
     const log = this.#options.logger;
     if (inGoodOrder) log.info({ worker: name }, "worker left");
@@ -357,7 +362,8 @@ export class Engine {
       this.workers.assign(worker.name, { jobId: job.jobId, generation, rank });
     });
     // What it was placed with, so that it is the plan it was placed by.
-    const plan = job.plan(placement.sizes, placement.peakBytes);
+    const { sizes, arenaBytes } = placement;
+    const plan = job.plan(sizes, arenaBytes);
     job.notes = plan.notes;
     const gang = new Gang({
       jobId: job.jobId,
@@ -373,7 +379,6 @@ export class Engine {
       onDataFault: (error) => job.apply({ kind: "fail", failure: failureOf(error) }),
     });
     this.#gangs.set(job.jobId, gang);
-    const { sizes, peakBytes } = placement;
     const { data, eval: evaluation } = job.spec;
     const isTokenized = tokenizes(data) || (evaluation.data && tokenizes(evaluation.data));
     this.#options.logger.info(
@@ -383,9 +388,15 @@ export class Engine {
     job.apply({
       kind: "start",
       sizes,
-      gang: workers.map(({ name, backend, device }) => ({ worker: name, backend, device })),
-      predictedPeakBytes: peakBytes,
-      readyMs: limits.readyMs + Math.ceil((peakBytes / READY_BYTES_PER_SECOND) * 1000),
+      gang: workers.map((worker) => ({
+        worker: worker.name,
+        backend: worker.backend,
+        device: worker.device,
+        predictedPeakBytes: peakOn(arenaBytes, worker),
+        workspaceBytes: worker.workspaceBytes,
+      })),
+      alike: new Set(workers.map(({ fingerprint }) => fingerprint)).size === 1,
+      readyMs: limits.readyMs + Math.ceil((arenaBytes / READY_BYTES_PER_SECOND) * 1000),
       openMs: isTokenized ? TOKENIZE_MS : 0,
     });
   }
@@ -566,10 +577,18 @@ export class Engine {
     session?.end(new UnavailableError(`worker ${JSON.stringify(name)} was given up: ${why}`));
   }
 
-  /** @throws FailedPreconditionError, with the bill, when no registered worker could ever hold a rank */
-  #refuseTooLarge(job: Job): void {
-    const registered = this.workers.registered();
-    if (registered.length === 0) return;
+  /** @throws FailedPreconditionError, with the reason or the bill, when no registered worker could ever serve a rank */
+  #refuseUnservable(job: Job): void {
+    const all = this.workers.registered();
+    if (all.length === 0) return;
+    const registered = all.filter(({ precisions }) => precisions.includes(job.precision));
+    if (registered.length === 0) {
+      const { precision } = job.spec;
+      throw new FailedPreconditionError(
+        `precision ${precision}: no registered worker computes in it; ${cannotCompute(all)}; ` +
+          `start workers with --backend cuda, or set precision to ${JOB_PRECISION.float32}`,
+      );
+    }
     // More ranks need less each: an auto mesh is judged at the most that there could be.
     const sizes = sizesFor(job.mesh, registered.length) ?? leastSizes(job.mesh);
     let plan: JobPlan;

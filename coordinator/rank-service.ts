@@ -6,6 +6,7 @@ import {
   InvalidArgumentError,
   UnavailableError,
 } from "../shared/errors.ts";
+import type { Precision } from "../shared/program/program.ts";
 import { parseHostPort } from "../shared/rpc/address.ts";
 import type { RankServiceHandlers } from "../shared/rpc/gen/rankmesh/v1/RankService.ts";
 import type { Register__Output } from "../shared/rpc/gen/rankmesh/v1/Register.ts";
@@ -172,24 +173,47 @@ function workerInfo(register: Register__Output, version: string): WorkerInfo {
       message: `${register.memoryLimitBytes} is no number of bytes`,
     });
   }
+  if (!Number.isSafeInteger(register.workspaceBytes)) {
+    faults.push({
+      path: "workspaceBytes",
+      message: `${register.workspaceBytes} is no number of bytes`,
+    });
+  }
+  const precisions = PRECISIONS.filter((precision) => register.precisions.includes(precision));
+  if (register.precisions.length > 0 && precisions.length === 0) {
+    faults.push({
+      path: "precisions",
+      message: `has none of ${PRECISIONS.join(", ")}; a worker computes in one of them at least`,
+    });
+  }
   if (faults.length > 0) throw new InvalidArgumentError(faults);
   if (minorVersion(register.version) !== minorVersion(version)) {
     throw new FailedPreconditionError(
       `worker ${JSON.stringify(register.name)} is version ${register.version || "(none)"}, this coordinator is ${version}; run the same version`,
     );
   }
-  const { name, address, httpAddress, backend, device, memoryLimitBytes, fingerprint } = register;
+  const { name, address, httpAddress, backend, device, fingerprint } = register;
   return {
     name,
     address,
     httpAddress,
     backend,
     device,
-    memoryLimitBytes,
+    memoryLimitBytes: register.memoryLimitBytes,
     fingerprint,
     version: register.version,
+    workspaceBytes: register.workspaceBytes,
+    precisions: precisions.length === 0 ? ["float32"] : precisions,
+    // A text for people: what does not print is left out, not refused.
+    backendReason: register.backendReason
+      .replace(/\p{Cc}+/gu, " ")
+      .slice(0, MAX_BACKEND_REASON_CHARS),
   };
 }
+
+const PRECISIONS: readonly Precision[] = ["float32", "bfloat16"];
+
+const MAX_BACKEND_REASON_CHARS = 1_000;
 
 function minorVersion(version: string): string {
   return version.split(".").slice(0, 2).join(".");

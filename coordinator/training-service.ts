@@ -8,6 +8,7 @@ import type { WatchJobResponse } from "../shared/rpc/gen/rankmesh/v1/WatchJobRes
 import { serverStreaming, unary } from "../shared/rpc/handlers.ts";
 import type { Clock } from "./clock.ts";
 import type { Engine } from "./engine.ts";
+import { ACTIVATIONS } from "./gang/precision.ts";
 import { leastSizes, sizesFor } from "./gang/scheduler.ts";
 import { checkSubmission, specKey } from "./job/check-submission.ts";
 import type { Job } from "./job/job.ts";
@@ -62,9 +63,12 @@ export function trainingService(options: TrainingServiceOptions): TrainingServic
 
     PlanJob: unary(async (request) => {
       // As the job would run now; where nobody is here, the smallest mesh.
-      const free = engine.workers.idle().length;
+      const free = engine.workers.idle();
       const { plan } = await checkSubmission(request.spec, planner, files, {
-        sizes: ({ mesh }) => sizesFor(mesh, free) ?? leastSizes(mesh),
+        sizes: ({ mesh, precision }) => {
+          const able = free.filter(({ precisions }) => precisions.includes(ACTIVATIONS[precision]));
+          return sizesFor(mesh, able.length) ?? leastSizes(mesh);
+        },
         depth: "headers",
       });
       return { reportJson: JSON.stringify(plan.report), reportText: options.reportText(plan) };

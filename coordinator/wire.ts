@@ -102,6 +102,10 @@ export function workerToWire(worker: WorkerView): Worker {
     rank: worker.assignment?.rank ?? 0,
     heartbeatAgeSeconds: worker.heartbeatAgeMs / 1000,
     httpAddress: worker.httpAddress,
+    precisions: [...worker.precisions],
+    workspaceBytes: worker.workspaceBytes,
+    backendReason: worker.backendReason,
+    lostReason: worker.lostReason ?? "",
   };
 }
 
@@ -129,6 +133,7 @@ function rankToWire(rank: RankSummary): RankReport {
     predictedPeakMemoryBytes: rank.predictedPeakBytes,
     rssBytes: rank.rssBytes,
     collectiveBytes: rank.collectiveBytes,
+    workspaceBytes: rank.workspaceBytes,
   };
 }
 

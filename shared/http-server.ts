@@ -11,17 +11,18 @@ export interface HttpEndpoint {
 
 export interface HttpOptions {
   readonly registry: Registry;
-  readonly healthy: () => boolean;
+  /** Why the daemon cannot serve; undefined while it can. */
+  readonly problem: () => string | undefined;
   /** What `/` answers, as JSON; left out: nothing. */
   readonly status?: () => unknown;
 }
 
 /**
- * Serves `/metrics`, `/healthz` (200 while healthy, else 503) and `/`, a short status. Read-only.
+ * Serves `/metrics`, `/healthz` (200, or 503 with the problem) and `/`, a short status. Read-only.
  * @throws FailedPreconditionError when it cannot listen there
  */
 export async function serveHttp(at: HostPort, options: HttpOptions): Promise<HttpEndpoint> {
-  const { registry, healthy, status } = options;
+  const { registry, problem, status } = options;
   const server = createServer((request, response) => {
     const path = (request.url ?? "").split("?", 1)[0];
     const answer = (code: number, type: string, body: string): void => {
@@ -36,8 +37,9 @@ export async function serveHttp(at: HostPort, options: HttpOptions): Promise<Htt
         (error: unknown) => answer(500, "text/plain", `${String(error)}\n`),
       );
     } else if (path === "/healthz") {
-      if (healthy()) answer(200, "text/plain", "ok\n");
-      else answer(503, "text/plain", "stopping\n");
+      const why = problem();
+      if (why === undefined) answer(200, "text/plain", "ok\n");
+      else answer(503, "text/plain", `${why}\n`);
     } else if (path === "/" && status !== undefined) {
       answer(200, "application/json", `${JSON.stringify(status(), null, 2)}\n`);
     } else answer(404, "text/plain", "see /metrics and /healthz\n");

@@ -91,9 +91,14 @@ export class RankHost {
     await this.#runner?.done;
   }
 
+  /** Takes no more assignments. */
+  retire(): void {
+    this.#closed = true;
+  }
+
   /** Takes no more assignments; ends the running one with `cause` as its failure, and frees everything. */
   async close(cause: Error): Promise<void> {
-    this.#closed = true;
+    this.retire();
     this.#runner?.fail(cause);
     await this.#runner?.done;
   }

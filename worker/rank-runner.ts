@@ -1,6 +1,7 @@
 import type { Logger } from "pino";
 import {
   CancelledError,
+  type DeviceError,
   InternalError,
   PeerError,
   RankmeshError,
@@ -46,6 +47,8 @@ export interface RankRunnerOptions {
   readonly backendName: string;
   readonly device: string;
   readonly memoryLimitBytes: number;
+  /** What the backend takes beside an arena. */
+  readonly workspaceBytes: number;
   /** For bulk streams from the coordinator. */
   readonly client: RankServiceClient;
   readonly openRing: OpenRing;
@@ -55,6 +58,8 @@ export interface RankRunnerOptions {
   readonly reports: RankReports;
   /** Memory cannot be given back any more: the process must end. */
   readonly onFatal: (error: Error) => void;
+  /** No later assignment can compute either. Called once this one's failure has been reported. */
+  readonly onDeviceLost: (error: DeviceError) => void;
 }
 
 /** Peers load their weights at their own pace, but they open their ring first. */
@@ -82,6 +87,8 @@ export class RankRunner {
   #feed: BatchFeed | undefined;
   #finished = false;
   #silent = false;
+  #deviceLost: DeviceError | undefined;
+  #reported = false;
 
   constructor(options: RankRunnerOptions) {
     this.#options = options;
@@ -156,9 +163,18 @@ export class RankRunner {
     } catch (error) {
       this.#reportFailure(error);
     }
+    this.#reported = true;
+    if (this.#deviceLost !== undefined) this.#options.onDeviceLost(this.#deviceLost);
     const freed = await this.#free();
     this.#metrics.end();
     if (freed) this.#options.reports.released();
+  }
+
+  /** Whatever the rank is doing, down to waiting for its release, it cannot go on. */
+  #loseDevice(error: DeviceError): void {
+    this.#deviceLost = error;
+    this.fail(error);
+    if (this.#reported) this.#options.onDeviceLost(error);
   }
 
   async #work(): Promise<void> {
@@ -190,12 +206,13 @@ export class RankRunner {
   }
 
   #checkMemory(): void {
-    const { assignment, memoryLimitBytes } = this.#options;
+    const { assignment, memoryLimitBytes, workspaceBytes } = this.#options;
     this.#metrics.setLimits(memoryLimitBytes, assignment.predictedPeakMemoryBytes);
     const { arenaBytes } = assignment.program;
-    if (arenaBytes > memoryLimitBytes) {
+    if (arenaBytes + workspaceBytes > memoryLimitBytes) {
+      const own = workspaceBytes === 0 ? "" : ` and ${workspaceBytes} for its backend`;
       throw new ResourceExhaustedError(
-        `rank ${assignment.rank} needs ${arenaBytes} bytes, this worker may use ${memoryLimitBytes}; ` +
+        `rank ${assignment.rank} needs ${arenaBytes} bytes${own}, this worker may use ${memoryLimitBytes}; ` +
           "split the model over more ranks, or raise --memory-limit",
       );
     }
@@ -224,6 +241,7 @@ export class RankRunner {
       },
       onEvaluation: (result) => this.#options.reports.evaluation(result),
       onBatchRoom: () => this.#feed?.room(),
+      onDeviceLost: (error) => this.#loseDevice(error),
     });
     this.#compute = compute;
     const { device, memory } = await compute.load();

@@ -106,6 +106,13 @@ export class SessionKeeper {
     if (this.#registered && stream?.writable) stream.write({ leaving: {} });
   }
 
+  /** Tells the coordinator why this worker can serve no more, and ends the session for good. */
+  leave(reason: string): void {
+    const stream = this.#stream;
+    if (this.#registered && stream?.writable) stream.write({ leaving: { reason } });
+    this.stop();
+  }
+
   /** Ends the session: what was sent before still goes out. */
   stop(): void {
     this.#stopping = true;

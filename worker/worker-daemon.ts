@@ -1,7 +1,7 @@
 import { hostname } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
-import { UnavailableError } from "../shared/errors.ts";
+import { type DeviceError, UnavailableError } from "../shared/errors.ts";
 import { serveHttp } from "../shared/http-server.ts";
 import { formatHostPort, type HostPort, isLoopback, parseHostPort } from "../shared/rpc/address.ts";
 import { RpcServer } from "../shared/rpc/server.ts";
@@ -34,7 +34,7 @@ export interface WorkerOptions {
   readonly name?: string;
   /** Threads that compute. @default the backend's: all cores */
   readonly threads?: number;
-  /** Most memory that a job may take. @default what is available now */
+  /** Most memory that a job may take. @default the device's, or what this host has available now */
   readonly memoryLimitBytes?: number;
   readonly logger: Logger;
   /** URL of the module that exports `createBackend`. @default the project's own backends */
@@ -75,12 +75,14 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
   };
   // Held for the process's life: it tells what this worker is, and keeps the native libraries loaded between jobs.
   const backend = await loadBackend(backendModule, choice);
-  const memoryLimitBytes = options.memoryLimitBytes ?? process.availableMemory();
+  const memoryLimitBytes =
+    options.memoryLimitBytes ?? backend.memoryBytes ?? process.availableMemory();
   const version = packageVersion();
   const metrics = new WorkerMetrics({ version });
   const hub = new CollectiveHub();
   const ended = new Deferred<void>();
   let stopping = false;
+  let deviceLost: string | undefined;
 
   const host = new RankHost({
     backendModule,
@@ -89,11 +91,13 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
     backendName: backend.name,
     device: backend.device,
     memoryLimitBytes,
+    workspaceBytes: backend.workspaceBytes,
     openRing: openGrpcRing(hub),
     metrics,
     garbage: new BufferGarbage(),
     logger,
     onFatal: (error) => ended.reject(error),
+    onDeviceLost: (error) => retire(error),
   });
   const server = new RpcServer({
     services: [
@@ -106,7 +110,7 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
   const bound = await server.bind(listen);
   const http = await serveHttp(httpAt, {
     registry: metrics.registry,
-    healthy: () => !stopping,
+    problem: () => (stopping ? "stopping" : deviceLost),
   }).catch(async (error: unknown) => {
     await server.stop(0);
     throw error;
@@ -131,11 +135,26 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
       memoryLimitBytes,
       fingerprint: backend.fingerprint,
       version,
+      workspaceBytes: backend.workspaceBytes,
+      precisions: [...backend.precisions],
+      backendReason: backend.reason ?? "",
     },
     host,
     logger,
   });
   const serving = session.run();
+
+  // It stays, so that whoever looks finds the reason; another backend in place of the lost one would be no answer.
+  const retire = (error: DeviceError): void => {
+    deviceLost = `device lost: ${error.message}`;
+    server.setServing(false);
+    host.retire();
+    session.leave(deviceLost);
+    logger.fatal(
+      { device: backend.device, call: error.call, status: error.status, reason: error.message },
+      "the device is lost; this worker takes no more jobs: look at the device, then restart the worker",
+    );
+  };
 
   let stopped: Promise<void> | undefined;
   const stop = (graceMs: number): Promise<void> => {

@@ -22,10 +22,11 @@ import {
 import { catchInterrupt } from "../interrupt.ts";
 import { type LoadedJob, loadJobFile } from "../job-file.ts";
 import { jobErrorText } from "../job-report.ts";
+import { localMachine } from "../local-machine.ts";
 import { quantity, wholeNumber } from "../option-values.ts";
 import { checkOutputFile, writeJsonFile } from "../output-file.ts";
 import type { TextCodec } from "../text-codec.ts";
-import { backendOption } from "./backend-option.ts";
+import { backendOption, devicesOption } from "./backend-option.ts";
 
 interface GenerateFlags {
   readonly prompt: string;
@@ -38,6 +39,7 @@ interface GenerateFlags {
   readonly seed: number;
   readonly tp: number;
   readonly backend: string;
+  readonly device: readonly string[];
   readonly json?: string;
   readonly verbose: boolean;
 }
@@ -69,6 +71,7 @@ export function addGenerateCommand(program: Command, context: CommandContext): v
     )
     .option("--tp <n>", "tensor-parallel ranks, one process each", wholeNumber(1, MAX_TP), 1)
     .addOption(backendOption())
+    .addOption(devicesOption())
     .option("--json <file>", "write text and tokens as JSON")
     .option("--verbose", "pass on the logs of coordinator and workers", false)
     .action((file: string, flags: GenerateFlags) => generate(file, flags, context));
@@ -89,6 +92,7 @@ async function generate(
   for (const note of [...notes, ...plan.notes]) {
     context.stderr.write(`note: ${printable(note)}\n`);
   }
+  const machine = await localMachine({ backends: [flags.backend], devices: flags.device });
   const interrupt = catchInterrupt();
   try {
     const continuation = new Continuation({
@@ -102,11 +106,11 @@ async function generate(
     });
     const job = await runEmbeddedJob({
       spec,
-      ranks: flags.tp,
+      ranks: machine.place(flags.tp),
       title: spec.name,
       steps,
-      backend: flags.backend,
       folder,
+      sayBackend: false,
       verbose: flags.verbose,
       stderr: context.stderr,
       signal: interrupt.signal,

@@ -10,6 +10,7 @@ import { EXIT, ExitRequest } from "../exit-codes.ts";
 import { plural } from "../format.ts";
 import { catchInterrupt, Interrupted } from "../interrupt.ts";
 import { jobErrorText } from "../job-report.ts";
+import { type LocalMachine, localMachine, type SharedMemory } from "../local-machine.ts";
 import { machineMemoryBytes } from "../machine.ts";
 import {
   allAsPredicted,
@@ -19,7 +20,7 @@ import {
 } from "../memory-table.ts";
 import { wholeNumber, wholeNumbers } from "../option-values.ts";
 import { checkOutputFile, writeJsonFile } from "../output-file.ts";
-import { backendOption } from "./backend-option.ts";
+import { backendOption, devicesOption } from "./backend-option.ts";
 
 interface QuickstartFlags {
   readonly dim: number;
@@ -28,6 +29,7 @@ interface QuickstartFlags {
   readonly steps: number;
   readonly tp: readonly number[];
   readonly backend: string;
+  readonly device: readonly string[];
   readonly json?: string;
   readonly verbose: boolean;
 }
@@ -47,6 +49,7 @@ export function addQuickstartCommand(program: Command, context: CommandContext):
     .option("--steps <n>", "optimizer steps", wholeNumber(1), 8)
     .option("--tp <list>", "numbers of ranks, one run each", wholeNumbers(1, 1024), [1, 2, 4, 8])
     .addOption(backendOption())
+    .addOption(devicesOption())
     .option("--json <file>", "write the results as JSON")
     .option("--verbose", "pass on the logs of coordinator and workers", false)
     .action((flags: QuickstartFlags) => quickstart(flags, context));
@@ -54,17 +57,18 @@ export function addQuickstartCommand(program: Command, context: CommandContext):
 
 async function quickstart(flags: QuickstartFlags, context: CommandContext): Promise<void> {
   await checkOutputFile("--json", flags.json);
-  checkMemory(flags, context);
+  const machine = await localMachine({ backends: [flags.backend], devices: flags.device });
+  checkMemory(flags, machine, context);
   const interrupt = catchInterrupt();
   const runs: QuickstartRun[] = [];
   try {
     for (const tensorParallel of flags.tp) {
       const job = await runEmbeddedJob({
         spec: jobSpec(flags, tensorParallel),
-        ranks: tensorParallel,
+        ranks: machine.place(tensorParallel),
         steps: flags.steps,
         title: plural(tensorParallel, "rank"),
-        backend: flags.backend,
+        sayBackend: runs.length === 0,
         folder: process.cwd(),
         verbose: flags.verbose,
         stderr: context.stderr,
@@ -113,27 +117,56 @@ function jobSpec(flags: QuickstartFlags, tensorParallel: number): JobSpecInput {
   };
 }
 
+interface MemoryNeed {
+  readonly tensorParallel: number;
+  readonly memory: SharedMemory;
+  readonly bytes: number;
+}
+
 /**
- * Plans every run before the first begins, and says whether the machine has the memory.
+ * Plans every run before the first begins, and says whether the machine has the memory: of the host and of each GPU.
  *
  * @throws InvalidArgumentError when a size does not divide
  * @throws ResourceExhaustedError when a run needs more memory than is available
  */
-function checkMemory(flags: QuickstartFlags, context: CommandContext): void {
-  const { available, total } = machineMemoryBytes();
-  const needs = flags.tp.map((tensorParallel) => {
-    const sizes = { dataParallel: 1, tensorParallel };
-    const { program } = planJob(requireJobSpec(jobSpec(flags, tensorParallel)), sizes);
-    return { tensorParallel, bytes: tensorParallel * (program.arenaBytes + PROCESS_BYTES) };
-  });
-  const most = needs.reduce((a, b) => (b.bytes > a.bytes ? b : a));
-  const text =
-    `the largest run (${plural(most.tensorParallel, "rank")}) takes about ${formatBytes(most.bytes)} of memory; ` +
-    `${formatBytes(available)} of ${formatBytes(total)} are available`;
-  if (most.bytes > available) {
+function checkMemory(flags: QuickstartFlags, machine: LocalMachine, context: CommandContext): void {
+  const largest = new Map<string, MemoryNeed>();
+  for (const tensorParallel of flags.tp) {
+    for (const need of memoryNeeds(flags, machine, tensorParallel)) {
+      const { name } = need.memory;
+      if (need.bytes > (largest.get(name)?.bytes ?? 0)) largest.set(name, need);
+    }
+  }
+  const lines = [...largest.values()].map(({ tensorParallel, memory, bytes }) => {
+    const { name, available, total } = memory;
+    const text =
+      `the largest run (${plural(tensorParallel, "rank")}) takes about ${formatBytes(bytes)} of ${name}; ` +
+      `${formatBytes(available)} of ${formatBytes(total)} are available`;
+    if (bytes <= available) return text;
     throw new ResourceExhaustedError(
       `${text}; choose a smaller --dim and --hidden, or fewer ranks with --tp`,
     );
+  });
+  context.stderr.write(lines.map((line) => `${line}\n`).join(""));
+}
+
+/** What one run takes of every memory of the machine. */
+function memoryNeeds(
+  flags: QuickstartFlags,
+  machine: LocalMachine,
+  tensorParallel: number,
+): MemoryNeed[] {
+  const sizes = { dataParallel: 1, tensorParallel };
+  const { program } = planJob(requireJobSpec(jobSpec(flags, tensorParallel)), sizes);
+  const host: SharedMemory = { name: "memory", ...machineMemoryBytes() };
+  const needs = new Map<string, MemoryNeed>();
+  const add = (memory: SharedMemory, bytes: number): void => {
+    const before = needs.get(memory.name)?.bytes ?? 0;
+    needs.set(memory.name, { tensorParallel, memory, bytes: before + bytes });
+  };
+  for (const { memory, workspaceBytes } of machine.place(tensorParallel)) {
+    add(memory, program.arenaBytes + workspaceBytes);
+    add(host, PROCESS_BYTES);
   }
-  context.stderr.write(`${text}\n`);
+  return [...needs.values()];
 }

@@ -9,14 +9,15 @@ import { runEmbeddedJob } from "../embedded-job.ts";
 import { catchInterrupt } from "../interrupt.ts";
 import { loadJobFile } from "../job-file.ts";
 import { jobResult } from "../job-result.ts";
-import { numCores } from "../machine.ts";
+import { type LocalMachine, localMachine } from "../local-machine.ts";
 import { checkOutputFile, writeJsonFile } from "../output-file.ts";
 import { withRefusalsWritten } from "../refusal.ts";
-import { backendOption } from "./backend-option.ts";
+import { backendsOption, devicesOption } from "./backend-option.ts";
 import { finish } from "./job.ts";
 
 interface RunFlags {
-  readonly backend: string;
+  readonly backend: readonly string[];
+  readonly device: readonly string[];
   readonly json?: string;
   readonly verbose: boolean;
 }
@@ -29,9 +30,10 @@ export function addRunCommand(program: Command, context: CommandContext): void {
     )
     .argument(
       "<job.yaml>",
-      "job file; its paths are relative to it. A mesh size `auto` takes one rank a core",
+      "job file; its paths are relative to it. A mesh size `auto` takes one rank a GPU, or one a core",
     )
-    .addOption(backendOption())
+    .addOption(backendsOption())
+    .addOption(devicesOption())
     .option("--json <file>", "write the result as JSON")
     .option("--verbose", "pass on the logs of coordinator and workers", false)
     .action((file: string, flags: RunFlags) => run(file, flags, context));
@@ -44,21 +46,23 @@ async function run(file: string, flags: RunFlags, context: CommandContext): Prom
     await withRefusalsWritten(flags.json, { jobId: null }, async (refusal) => {
       const loaded = await loadJobFile(file);
       refusal.steps = loaded.steps;
-      const { spec } = await checkLoadedJob(loaded, {
-        sizes: ({ mesh }) => meshOfThisMachine(mesh),
-      });
+      const machine = await localMachine({ backends: flags.backend, devices: flags.device });
+      const { spec } = await checkLoadedJob(loaded, { sizes: ({ mesh }) => meshOn(machine, mesh) });
+      if (!spec.allowMixedBackends && new Set(flags.backend).size > 1) {
+        const message = `is false, and --backend names ${flags.backend.join(", ")}; set it to true, or name one backend`;
+        throw new InvalidArgumentError(loaded.locate([{ path: "allowMixedBackends", message }]));
+      }
       if ("stream" in spec.data) {
         const message =
           "nobody can push batches to a run of its own; submit the job to a coordinator, or give it data";
         throw new InvalidArgumentError(loaded.locate([{ path: "data.stream", message }]));
       }
-      const mesh = meshOfThisMachine(spec.mesh);
+      const mesh = meshOn(machine, spec.mesh);
       const job = await runEmbeddedJob({
         spec: { ...spec, mesh },
-        ranks: mesh.dataParallel * mesh.tensorParallel,
+        ranks: machine.place(mesh.dataParallel * mesh.tensorParallel),
         title: spec.name,
         steps: spec.steps,
-        backend: flags.backend,
         folder: loaded.folder,
         verbose: flags.verbose,
         stderr: context.stderr,
@@ -72,10 +76,10 @@ async function run(file: string, flags: RunFlags, context: CommandContext): Prom
   }
 }
 
-/** The mesh with `auto` settled: one rank a core, as far as the other axis allows. */
-function meshOfThisMachine(mesh: MeshSpec): MeshSizes {
+/** The mesh with `auto` settled: as many ranks as the machine is for, as far as the other axis allows. */
+function meshOn({ numWorkers }: LocalMachine, mesh: MeshSpec): MeshSizes {
   const least = leastSizes(mesh);
-  const sizes = sizesFor(mesh, Math.max(numCores(), least.dataParallel * least.tensorParallel));
+  const sizes = sizesFor(mesh, Math.max(numWorkers, least.dataParallel * least.tensorParallel));
   if (sizes === undefined) throw new InternalError("no sizes for a mesh that has enough workers");
   return sizes;
 }

@@ -2,7 +2,7 @@ import { type Command, Option } from "commander";
 import { startWorker } from "../../worker/worker-daemon.ts";
 import { daemonLogger, runDaemon } from "../daemon.ts";
 import { byteCount, defined, envOption, hostPort, wholeNumber } from "../option-values.ts";
-import { backendOption } from "./backend-option.ts";
+import { backendOption, deviceOption } from "./backend-option.ts";
 import { withLogLevel } from "./log-level.ts";
 
 interface WorkerFlags {
@@ -46,7 +46,7 @@ export function addWorkerCommand(program: Command): void {
         .argParser(hostPort),
     )
     .addOption(backendOption())
-    .addOption(envOption("--device <name>", "device of the backend", "DEVICE"))
+    .addOption(deviceOption())
     .addOption(envOption("--name <name>", "unique name among the workers", "NAME"))
     .addOption(
       envOption("--threads <n>", "threads that compute (default: all cores)", "THREADS").argParser(
@@ -56,7 +56,7 @@ export function addWorkerCommand(program: Command): void {
     .addOption(
       envOption(
         "--memory-limit <bytes>",
-        "most memory a job may take (default: what is free)",
+        "most memory a job may take (default: the device's, of a CPU what is free)",
         "MEMORY_LIMIT",
       ).argParser(byteCount),
     )

@@ -13,6 +13,7 @@ import type { RoundReader } from "../data/round-reader.ts";
 import type { JobPlan } from "../planner.ts";
 import type { InitialWeights } from "../weights/initial-weights.ts";
 import { BatchFeed } from "./batch-feed.ts";
+import { peakOn } from "./scheduler.ts";
 import type { WorkerInfo } from "./worker-registry.ts";
 
 /** Leaves room for the peers' addresses in the same message. */
@@ -102,7 +103,7 @@ export class Gang {
         `the program has ${programJson.length} bytes, more than the ${MAX_PROGRAM_BYTES} that a worker takes; use a model of fewer layers`,
       );
     }
-    return this.workers.map((_, rank) => ({
+    return this.workers.map((worker, rank) => ({
       jobId: this.jobId,
       generation: this.generation,
       rank,
@@ -111,7 +112,7 @@ export class Gang {
       steps: spec.steps,
       seed: spec.init.seed,
       loadWeights: this.#weights !== undefined,
-      predictedPeakMemoryBytes: plan.program.arenaBytes,
+      predictedPeakMemoryBytes: peakOn(plan.program.arenaBytes, worker),
       collectiveTimeoutSeconds: collectiveMs / 1000,
       evaluateEvery: spec.eval.every,
       evaluationBatches: this.#evaluationBatches,

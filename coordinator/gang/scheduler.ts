@@ -1,6 +1,8 @@
 import { formatBytes } from "../../shared/format-bytes.ts";
 import type { AxisSize, MeshSpec } from "../../shared/job/job-spec.ts";
+import type { Precision } from "../../shared/program/program.ts";
 import type { MeshSizes } from "../job/job-state.ts";
+import { cannotCompute, JOB_PRECISION } from "./precision.ts";
 
 /** A worker as the scheduler sees it. */
 export interface SchedulableWorker {
@@ -10,17 +12,22 @@ export interface SchedulableWorker {
   readonly fingerprint: string;
   /** 0: the worker named no limit. */
   readonly memoryLimitBytes: number;
+  /** What its backend takes beside a program's arena. */
+  readonly workspaceBytes: number;
+  /** What programs may hold their activations in. */
+  readonly precisions: readonly Precision[];
 }
 
 /** What a job asks of the workers. */
 export interface Demand {
   readonly mesh: MeshSpec;
   readonly allowMixedBackends: boolean;
+  readonly precision: Precision;
   /**
-   * Exact peak bytes of a rank at these sizes; a job may need less where no more than `memoryBytes` is there.
+   * Exact bytes of a rank's program at these sizes; a job may need less where no more than `memoryBytes` is there.
    * @throws InvalidArgumentError when the job does not compile at them
    */
-  peakBytes(sizes: MeshSizes, memoryBytes?: number): number;
+  arenaBytes(sizes: MeshSizes, memoryBytes?: number): number;
 }
 
 /** Where a job runs, or why it doesn't yet, or why it never can. */
@@ -28,7 +35,8 @@ export type Placement =
   | {
       readonly kind: "start";
       readonly sizes: MeshSizes;
-      readonly peakBytes: number;
+      /** Of every rank; its backend's workspace comes on top. */
+      readonly arenaBytes: number;
       /** Worker of every rank, in rank order. */
       readonly workers: readonly string[];
     }
@@ -114,32 +122,38 @@ function placeGang(
   free: readonly SchedulableWorker[],
   registered: readonly SchedulableWorker[],
 ): Placement {
-  let shortOfMemory:
-    | { readonly peakBytes: number; readonly need: number; readonly fit: number }
-    | undefined;
-  for (const group of likeGroups(free, job)) {
+  let shortOfMemory: MemoryShortage | undefined;
+  const able = free.filter(({ precisions }) => precisions.includes(job.precision));
+  for (const group of groupsFor(able, job)) {
     // A larger gang needs less memory per rank, so that dropping small workers may rule out others: repeat.
     let members: readonly SchedulableWorker[] = group;
     for (;;) {
       const sizes = sizesFor(job.mesh, members.length);
       if (sizes === undefined) break;
       const need = sizes.dataParallel * sizes.tensorParallel;
-      const peakBytes = job.peakBytes(sizes, memoryOf(members, need));
-      const fit = members.filter((worker) => fits(peakBytes, worker));
+      const arenaBytes = job.arenaBytes(sizes, memoryOf(members, need));
+      const fit = members.filter((worker) => fits(arenaBytes, worker));
       if (fit.length >= need) {
         return {
           kind: "start",
           sizes,
-          peakBytes,
+          arenaBytes,
           workers: fit.slice(0, need).map((worker) => worker.name),
         };
       }
-      shortOfMemory ??= { peakBytes, need, fit: fit.length };
+      shortOfMemory ??= { arenaBytes, need, fit: fit.length };
       if (fit.length === members.length) break;
       members = fit;
     }
   }
   return { kind: "wait", reason: waitReason(job, free, registered, shortOfMemory) };
+}
+
+/** A rank's program at sizes that there were workers for, and how many of them hold it. */
+interface MemoryShortage {
+  readonly arenaBytes: number;
+  readonly need: number;
+  readonly fit: number;
 }
 
 /**
@@ -169,36 +183,47 @@ export function leastSizes(mesh: MeshSpec): MeshSizes {
   return { dataParallel: least(mesh.dataParallel), tensorParallel: least(mesh.tensorParallel) };
 }
 
-/** The most that each of `ranks` of these workers has; 0 stands for no limit. */
+/** The largest arena that each of `ranks` of these workers holds; infinite where they name no limit. */
 export function memoryOf(workers: readonly SchedulableWorker[], ranks: number): number {
-  const limits = workers.map(
-    ({ memoryLimitBytes }) => memoryLimitBytes || Number.POSITIVE_INFINITY,
-  );
+  const limits = workers.map(arenaLimit);
   return limits.sort((a, b) => (a > b ? -1 : a < b ? 1 : 0))[ranks - 1] ?? 0;
 }
 
-export function fits(peakBytes: number, worker: SchedulableWorker): boolean {
-  return worker.memoryLimitBytes === 0 || peakBytes <= worker.memoryLimitBytes;
+/** What a rank of this arena takes of its worker at its peak, exactly. */
+export function peakOn(arenaBytes: number, worker: SchedulableWorker): number {
+  return arenaBytes + worker.workspaceBytes;
+}
+
+export function fits(arenaBytes: number, worker: SchedulableWorker): boolean {
+  return arenaBytes <= arenaLimit(worker);
+}
+
+/** The largest arena that a worker holds. */
+export function arenaLimit({ memoryLimitBytes, workspaceBytes }: SchedulableWorker): number {
+  return memoryLimitBytes === 0 ? Number.POSITIVE_INFINITY : memoryLimitBytes - workspaceBytes;
 }
 
 /**
  * The free workers in groups that may serve one job, best first, each in natural order of names (`w2` before `w10`).
  * A fixed mesh prefers the faster backend, then the smallest group that is large enough; an `auto` mesh the largest group.
+ * Where a job allows mixed backends, all workers together are the last of them, or the first of an `auto` mesh.
  */
-function likeGroups(free: readonly SchedulableWorker[], job: Demand): SchedulableWorker[][] {
+function groupsFor(free: readonly SchedulableWorker[], job: Demand): SchedulableWorker[][] {
+  const sorted = [...free].sort((a, b) => byName(a.name, b.name));
   const groups = new Map<string, SchedulableWorker[]>();
-  for (const worker of [...free].sort((a, b) => byName(a.name, b.name))) {
-    const key = job.allowMixedBackends ? "" : worker.fingerprint;
-    groups.set(key, [...(groups.get(key) ?? []), worker]);
+  for (const worker of sorted) {
+    groups.set(worker.fingerprint, [...(groups.get(worker.fingerprint) ?? []), worker]);
   }
   const auto = job.mesh.dataParallel === "auto" || job.mesh.tensorParallel === "auto";
-  return [...groups.entries()]
+  const alike = [...groups.entries()]
     .sort(([keyA, a], [keyB, b]) => {
       const backend = backendOrder(a) - backendOrder(b);
       const size = auto ? b.length - a.length : a.length - b.length;
       return (auto ? size || backend : backend || size) || byName(keyA, keyB);
     })
     .map(([, members]) => members);
+  if (!job.allowMixedBackends || alike.length < 2) return alike;
+  return auto ? [sorted, ...alike] : [...alike, sorted];
 }
 
 function backendOrder(group: readonly SchedulableWorker[]): number {
@@ -216,30 +241,34 @@ function waitReason(
   job: Demand,
   free: readonly SchedulableWorker[],
   registered: readonly SchedulableWorker[],
-  shortOfMemory:
-    | { readonly peakBytes: number; readonly need: number; readonly fit: number }
-    | undefined,
+  shortOfMemory: MemoryShortage | undefined,
 ): string {
   const { dataParallel, tensorParallel } = leastSizes(job.mesh);
   const need = dataParallel * tensorParallel;
-  const needs = `needs ${count(need, "worker")}`;
+  const able = free.filter(({ precisions }) => precisions.includes(job.precision));
+  const unable = free.filter((worker) => !able.includes(worker));
+  const computing = unable.length === 0 ? "" : ` that compute in ${JOB_PRECISION[job.precision]}`;
+  const besides = unable.length === 0 ? "" : `; ${cannotCompute(unable)}`;
+  const needs = `needs ${count(need, "worker")}${computing}`;
   if (registered.length === 0) return `${needs}, none is registered`;
-  if (free.length < need)
-    return `${needs}, ${isAre(free.length)} free (${registered.length} registered)`;
+  if (able.length < need)
+    return `${needs}, ${isAre(able.length)} free (${registered.length} registered)${besides}`;
   if (shortOfMemory !== undefined) {
-    const { peakBytes, need: ranks, fit } = shortOfMemory;
+    const { arenaBytes, need: ranks, fit } = shortOfMemory;
+    const workspace = Math.max(...able.map(({ workspaceBytes }) => workspaceBytes));
+    const own = workspace === 0 ? "" : ` beside up to ${formatBytes(workspace)} for their backend`;
     return (
-      `needs ${count(ranks, "worker")} with ${formatBytes(peakBytes)} of memory each, ` +
-      `${fit} of ${free.length} free ones ${fit === 1 ? "has" : "have"} it (${registered.length} registered)`
+      `needs ${count(ranks, "worker")}${computing} with ${formatBytes(arenaBytes)} of memory each${own}, ` +
+      `${fit} of ${able.length} free ones ${fit === 1 ? "has" : "have"} it (${registered.length} registered)${besides}`
     );
   }
   const kinds = new Map<string, number>();
-  for (const worker of free)
+  for (const worker of able)
     kinds.set(worker.fingerprint, (kinds.get(worker.fingerprint) ?? 0) + 1);
   const list = [...kinds]
     .sort(([a], [b]) => byName(a, b))
     .map(([kind, number]) => `${number} x ${kind}`);
-  return `${needs} of one kind, free are ${list.join(", ")} (${registered.length} registered); workers are of one kind when backend, build, CPU and --threads are equal`;
+  return `${needs} of one kind, free are ${list.join(", ")} (${registered.length} registered); workers are of one kind when backend, build, CPU and --threads are equal; allowMixedBackends takes any${besides}`;
 }
 
 function isAre(number: number): string {

@@ -8,6 +8,8 @@ export interface WorkerInfo extends SchedulableWorker {
   /** host:port of its metrics; empty when off. */
   readonly httpAddress: string;
   readonly device: string;
+  /** Why it is this backend; empty: it did not say. */
+  readonly backendReason: string;
   readonly version: string;
 }
 
@@ -22,6 +24,8 @@ export type WorkerState = "idle" | "busy" | "lost";
 
 export interface WorkerView extends WorkerInfo {
   readonly state: WorkerState;
+  /** Why it is lost; undefined when it is not. */
+  readonly lostReason: string | undefined;
   readonly assignment: Assignment | undefined;
   readonly heartbeatAgeMs: number;
 }
@@ -33,6 +37,7 @@ interface Entry {
   assignment: Assignment | undefined;
   lastHeartbeatMs: number;
   lostMs: number | undefined;
+  lostReason: string | undefined;
   /** Shuts down: still connected, but takes nothing more. */
   leaving: boolean;
 }
@@ -71,6 +76,7 @@ export class WorkerRegistry {
       assignment: undefined,
       lastHeartbeatMs: nowMs,
       lostMs: undefined,
+      lostReason: undefined,
       leaving: false,
     });
   }
@@ -81,10 +87,11 @@ export class WorkerRegistry {
   }
 
   /** Marks a worker as lost and returns what it was serving. Nothing happens for a session that is not its current one. */
-  lose(name: string, sessionId: number, nowMs: number): Assignment | undefined {
+  lose(name: string, sessionId: number, nowMs: number, why: string): Assignment | undefined {
     const entry = this.#live(name, sessionId);
     if (entry === undefined) return undefined;
     entry.lostMs = nowMs;
+    entry.lostReason = why;
     const { assignment } = entry;
     entry.assignment = undefined;
     return assignment;
@@ -180,6 +187,7 @@ export class WorkerRegistry {
       .map((entry) => ({
         ...entry.info,
         state: stateOf(entry),
+        lostReason: entry.lostReason,
         assignment: entry.assignment,
         heartbeatAgeMs: nowMs - entry.lastHeartbeatMs,
       }))

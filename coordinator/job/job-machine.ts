@@ -34,6 +34,9 @@ export interface GangMember {
   readonly worker: string;
   readonly backend: string;
   readonly device: string;
+  /** Of its rank: arena and workspace. */
+  readonly predictedPeakBytes: number;
+  readonly workspaceBytes: number;
 }
 
 /** What can happen to a job. Everything that a rank says carries its generation: a stale one is ignored. */
@@ -43,7 +46,8 @@ export type JobInput =
       readonly kind: "start";
       readonly sizes: MeshSizes;
       readonly gang: readonly GangMember[];
-      readonly predictedPeakBytes: number;
+      /** Ranks compute alike: what they report of a step is bit-equal. @default true */
+      readonly alike?: boolean;
       /** Instead of the deadlines' own: a large model takes longer to load. */
       readonly readyMs?: number;
       /** Time to open the job's data, where that takes longer: a text is tokenized. */
@@ -135,7 +139,7 @@ export class JobMachine {
   #reason = "";
   #generation = 0;
   #sizes: MeshSizes | undefined;
-  #predictedPeakBytes = 0;
+  #alike = true;
   #readyMs = 0;
   #openMs = 0;
   /** Whether this generation's data is open: before that no rank knows of it. */
@@ -224,7 +228,8 @@ export class JobMachine {
       worker: r.worker,
       backend: r.backend,
       device: r.device,
-      predictedPeakBytes: this.#predictedPeakBytes,
+      predictedPeakBytes: r.predictedPeakBytes,
+      workspaceBytes: r.workspaceBytes,
       peakBytes: r.peakBytes,
       rssBytes: r.rssBytes,
       collectiveBytes: r.collectiveBytes,
@@ -290,7 +295,7 @@ export class JobMachine {
     this.#generation += 1;
     this.#isOpen = false;
     this.#sizes = input.sizes;
-    this.#predictedPeakBytes = input.predictedPeakBytes;
+    this.#alike = input.alike ?? true;
     this.#ranks = input.gang.map((member) => ({
       ...member,
       ready: false,
@@ -321,7 +326,7 @@ export class JobMachine {
     const schedule = { steps, evaluateEvery: this.#evaluateEvery, evaluationBatches };
     this.#isOpen = true;
     this.#rounds = countRounds(schedule);
-    this.#ledger = new RoundLedger(this.#ranks.length, schedule);
+    this.#ledger = new RoundLedger(this.#ranks.length, schedule, this.#alike);
     this.#deadlineMs = now.monotonicMs + this.#readyMs;
     return [];
   }

@@ -27,6 +27,8 @@ export interface RankSummary {
   readonly backend: string;
   readonly device: string;
   readonly predictedPeakBytes: number;
+  /** Part of the prediction that the backend takes beside the program's arena. */
+  readonly workspaceBytes: number;
   readonly peakBytes: number;
   /** Resident memory of the process after the last step. */
   readonly rssBytes: number;

@@ -1,7 +1,8 @@
 import { InternalError } from "../../shared/errors.ts";
 import type { JobSpec } from "../../shared/job/job-spec.ts";
-import type { ProgramInput } from "../../shared/program/program.ts";
+import type { Precision, ProgramInput } from "../../shared/program/program.ts";
 import type { Clock } from "../clock.ts";
+import { ACTIVATIONS } from "../gang/precision.ts";
 import type { Demand } from "../gang/scheduler.ts";
 import type { JobPlan, ModelFacts, Planner } from "../planner.ts";
 import type { WrittenFile } from "./job-files.ts";
@@ -92,6 +93,10 @@ export class Job implements Demand {
     return this.spec.allowMixedBackends;
   }
 
+  get precision(): Precision {
+    return ACTIVATIONS[this.spec.precision];
+  }
+
   get ended(): boolean {
     return isTerminal(this.machine.phase);
   }
@@ -123,7 +128,7 @@ export class Job implements Demand {
     return known.plan;
   }
 
-  peakBytes(sizes: MeshSizes, memoryBytes?: number): number {
+  arenaBytes(sizes: MeshSizes, memoryBytes?: number): number {
     return this.plan(sizes, memoryBytes).program.arenaBytes;
   }
 

@@ -26,9 +26,11 @@ export function rootCause(
     complaints[0];
   const guilty = chosen.peer ?? chosen.rank;
   const worker = workerOf(guilty);
+  const named = chosen.message.includes(`rank ${guilty}`);
+  const name = worker === undefined ? `rank ${guilty}` : `rank ${guilty} (worker ${worker})`;
   return {
     code: chosen.code,
-    message: chosen.message,
+    message: named ? chosen.message : `${name}: ${chosen.message}`,
     rank: guilty,
     ...(worker === undefined ? {} : { worker }),
     ...(chosen.step === undefined ? {} : { step: chosen.step }),

@@ -45,6 +45,7 @@ export interface RoundOutcome {
 export class RoundLedger {
   readonly #numRanks: number;
   readonly #schedule: RoundSchedule;
+  readonly #alike: boolean;
   readonly #rounds: number;
   /** Round that each rank reports next. */
   readonly #next: number[];
@@ -56,8 +57,10 @@ export class RoundLedger {
   /** Losses of the evaluation under way, added up. */
   #evaluationSum = 0;
 
-  constructor(numRanks: number, schedule: RoundSchedule) {
+  /** @param alike whether the ranks compute alike, so that what they report must be bit-equal */
+  constructor(numRanks: number, schedule: RoundSchedule, alike = true) {
     this.#numRanks = numRanks;
+    this.#alike = alike;
     this.#schedule = schedule;
     this.#rounds = countRounds(schedule);
     this.#next = new Array<number>(numRanks).fill(0);
@@ -131,12 +134,13 @@ export class RoundLedger {
     this.#open.delete(index);
     this.#sent.delete(index);
     this.#done = index + 1;
-    const failure = disagreement(round, all, sent);
+    const failure = disagreement(round, all, sent, this.#alike);
     return failure === undefined ? this.#complete(round, all) : { failure };
   }
 
   #complete(round: Round, reports: readonly Report[]): RoundOutcome {
-    const [first] = reports;
+    // Of ranks that round differently one may overflow first: that one tells.
+    const first = reports.find((report) => !isFiniteReport(report)) ?? reports[0];
     if (first === undefined) return {};
     if (first.evaluation === undefined) return stepOutcome(first, reports);
     this.#evaluationSum = (first.evaluation === 0 ? 0 : this.#evaluationSum) + first.loss;
@@ -165,6 +169,7 @@ function disagreement(
   round: Round,
   reports: readonly Report[],
   sent: readonly (number | undefined)[],
+  alike: boolean,
 ): JobFailure | undefined {
   const { step } = round;
   const where = roundName(round);
@@ -184,17 +189,36 @@ function disagreement(
     };
   }
   const [first] = reports;
+  if (first === undefined || (!alike && reports.some((report) => !isFiniteReport(report)))) {
+    return undefined;
+  }
+  const agree = alike ? Object.is : agreeButForRounding;
   const unlike = reports.filter(
-    (r) => !Object.is(r.loss, first?.loss) || !Object.is(gradNormOf(r), gradNormOf(first)),
+    (r) => !agree(r.loss, first.loss) || !agree(gradNormOf(r) ?? 0, gradNormOf(first) ?? 0),
   );
-  if (first === undefined || unlike.length === 0) return undefined;
+  if (unlike.length === 0) return undefined;
   const values = [first, ...unlike].map((r) => `rank ${r.rank}: ${describe(r)}`);
+  const bound = alike ? "must be bit-equal" : `may differ by ${MIXED_TOLERANCE} of it at most`;
   return {
     code: "DATA_LOSS",
-    message: `${where}: ranks disagree about the loss, which must be bit-equal: ${values.join(", ")}`,
+    message: `${where}: ranks disagree about the loss, which ${bound}: ${values.join(", ")}`,
     rank: unlike[0]?.rank ?? 0,
     step,
   };
+}
+
+/**
+ * How far apart ranks of unlike backends may be, of the value or of 1, whichever is more: bfloat16 rounds to 2^-9 of each
+ * operand. Ranks that do not compute the same thing are further apart within a few steps.
+ */
+const MIXED_TOLERANCE = 0.02;
+
+function agreeButForRounding(a: number, b: number): boolean {
+  return Math.abs(a - b) <= MIXED_TOLERANCE * Math.max(1, Math.abs(a), Math.abs(b));
+}
+
+function isFiniteReport(report: Report): boolean {
+  return Number.isFinite(report.loss) && Number.isFinite(gradNormOf(report) ?? 0);
 }
 
 function stepOutcome(first: StepReport, reports: readonly Report[]): RoundOutcome {

@@ -8,6 +8,7 @@ import type { ForwardGraph } from "../../shared/graph/graph.ts";
 import type { JobSpec, OptimizerChoice, ScheduleChoice } from "../../shared/job/job-spec.ts";
 import { sequenceLength, sourceKey } from "../../shared/job/sequences.ts";
 import type { OptimizerSpec, ScheduleSpec } from "../../shared/program/program.ts";
+import { ACTIVATIONS } from "../gang/precision.ts";
 import type { MeshSizes } from "../job/job-state.ts";
 import type { JobPlan, ModelFacts } from "../planner.ts";
 import { idLimits } from "./id-limits.ts";
@@ -105,6 +106,8 @@ export function compileRequest(
     reportGradNorm: spec.reportGradNorm,
     seed: spec.init.seed,
     evaluation: spec.eval.every > 0,
+    precision: ACTIVATIONS[spec.precision],
+    mixedBackends: spec.allowMixedBackends,
   };
 }
 

@@ -25,8 +25,9 @@ export interface JobSpec {
   /** Microbatches of one optimizer step; divides `data.batchSize`. */
   readonly gradientAccumulation: number;
   readonly recompute: Recompute;
-  readonly precision: "fp32";
-  readonly allowMixedBackends: false;
+  readonly precision: JobPrecision;
+  /** Whether ranks may run on unlike backends, whose copies of a value differ by rounding. */
+  readonly allowMixedBackends: boolean;
   readonly data: DataSpec;
   readonly eval: EvalSpec;
   /** Optimizer steps; 0 initialises and writes the output. */
@@ -38,6 +39,9 @@ export type DataParallelSharding = "none" | "optimizer" | "full";
 
 /** Activations of a block that the backward pass computes again: none, all, or all where they would not fit else. */
 export type Recompute = "none" | "block" | "auto";
+
+/** What is computed in: bf16 is for activations and products; weights and optimizer state stay float32. */
+export type JobPrecision = "fp32" | "bf16";
 
 /** Exactly one of the keys. */
 export type ModelSpec =
@@ -228,8 +232,8 @@ export interface JobSpecInput {
   readonly reportGradNorm?: boolean;
   readonly gradientAccumulation?: number;
   readonly recompute?: Recompute;
-  readonly precision?: "fp32";
-  readonly allowMixedBackends?: false;
+  readonly precision?: JobPrecision;
+  readonly allowMixedBackends?: boolean;
   readonly data: DataInput;
   readonly eval?: {
     readonly every?: number;

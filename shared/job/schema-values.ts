@@ -1,15 +1,7 @@
 import { didYouMean } from "../nearest.ts";
 import { quote } from "../quote.ts";
 import type { AxisSize } from "./job-spec.ts";
-import {
-  isMap,
-  type Later,
-  mismatch,
-  notAvailable,
-  ownValue,
-  plain,
-  type Schema,
-} from "./schema-types.ts";
+import { isMap, mismatch, ownValue, plain, type Schema } from "./schema-types.ts";
 
 /** Bounds of a number; a bound left out is not checked, but the number is always finite. */
 interface NumberLimits {
@@ -81,19 +73,15 @@ export function text(maxBytes: number, minBytes = 1): Schema<string> {
   });
 }
 
-/** One of a few words; `later` are words of the design that this version can't serve. */
-export function choice<T extends string>(words: readonly T[], later: Later = {}): Schema<T> {
+/** One of a few words. */
+export function choice<T extends string>(words: readonly T[]): Schema<T> {
   const expects = words.length === 1 ? words.join("") : `one of ${words.join(", ")}`;
   return plain(expects, (value, path, faults) => {
     const found = words.find((word) => word === value);
     if (found !== undefined) return found;
     if (typeof value !== "string") return mismatch(value, expects, path, faults);
-    const instead = Object.hasOwn(later, value) ? later[value] : undefined;
-    const hint = instead === undefined ? `; must be ${expects}${didYouMean(value, words, 1)}` : "";
-    faults.add(
-      path,
-      `${quote(value)} ${instead === undefined ? "is unknown" : notAvailable(instead)}${hint}`,
-    );
+    const hint = `; must be ${expects}${didYouMean(value, words, 1)}`;
+    faults.add(path, `${quote(value)} is unknown${hint}`);
     return undefined;
   });
 }
@@ -103,16 +91,6 @@ export function boolean(): Schema<boolean> {
   return plain(expects, (value, path, faults) =>
     typeof value === "boolean" ? value : mismatch(value, expects, path, faults),
   );
-}
-
-/** A switch of the design that this version only knows in its off position. */
-export function onlyFalse(instead: string): Schema<false> {
-  const expects = "false";
-  return plain<false>(expects, (value, path, faults) => {
-    if (value === true) faults.add(path, `true ${notAvailable(instead)}`);
-    else if (value !== false) mismatch(value, "true or false", path, faults);
-    return value === false ? value : undefined;
-  });
 }
 
 /** `auto` or a number of ranks from 1 to `max`. A google.protobuf.Value on the wire. */

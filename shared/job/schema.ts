@@ -55,7 +55,6 @@ import {
   choice,
   finiteNumber,
   integer,
-  onlyFalse,
   text,
 } from "./schema-values.ts";
 import { takesTokens } from "./sequences.ts";
@@ -240,8 +239,8 @@ const job = object<RawJobSpec>({
   reportGradNorm: withDefault(boolean(), false),
   gradientAccumulation: withDefault(size, 1),
   recompute: withDefault(choice(["none", "block", "auto"]), "none"),
-  precision: withDefault(choice(["fp32"], { bf16: "use fp32" }), "fp32"),
-  allowMixedBackends: withDefault(onlyFalse("ranks of a job run on one kind of backend"), false),
+  precision: withDefault(choice(["fp32", "bf16"]), "fp32"),
+  allowMixedBackends: withDefault(boolean(), false),
   data: required(data),
   eval: withDefault(evaluation, { every: 0, batches: 0 }),
   steps: withDefault(integer({ min: 0 }), 8),

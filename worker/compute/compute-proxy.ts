@@ -1,6 +1,6 @@
 import { Worker } from "node:worker_threads";
 import koffi from "koffi";
-import { InternalError } from "../../shared/errors.ts";
+import { DeviceError, InternalError } from "../../shared/errors.ts";
 import type { RoundSchedule } from "../../shared/job/rounds.ts";
 import { dtypeBytes, type Program, type Slot } from "../../shared/program/program.ts";
 import type { CollectiveBuffers } from "../collective/collective.ts";
@@ -35,6 +35,8 @@ export interface ComputeOptions {
   readonly onEvaluation: (result: EvaluationResult) => void;
   /** The batch ring has room again. */
   readonly onBatchRoom: () => void;
+  /** This process cannot use its device any more. Called after all promises have rejected. */
+  readonly onDeviceLost: (error: DeviceError) => void;
 }
 
 /** An error of a running step: the step, and what went wrong. */
@@ -232,9 +234,12 @@ export class ComputeProxy {
         this.#moves.get(message.id)?.resolve(message.buffer);
         this.#moves.delete(message.id);
         return;
-      case "failed":
-        this.#fail({ error: fromPlainError(message.error), step: message.error.step });
+      case "failed": {
+        const error = fromPlainError(message.error);
+        this.#fail({ error, step: message.error.step });
+        if (error instanceof DeviceError && error.fatal) this.#options.onDeviceLost(error);
         return;
+      }
       case "aborted":
         return;
       case "disposed":

@@ -88,4 +88,8 @@ export interface PlainError {
   readonly message: string;
   readonly stack: string | undefined;
   readonly step: number | undefined;
+  /** Of a DeviceError. */
+  readonly device:
+    | { readonly call: string; readonly status: string; readonly fatal: boolean }
+    | undefined;
 }

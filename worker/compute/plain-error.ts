@@ -1,10 +1,12 @@
 import {
   DataLossError,
+  DeviceError,
   FailedPreconditionError,
   InternalError,
   InvalidArgumentError,
   RankmeshError,
   ResourceExhaustedError,
+  UnavailableError,
 } from "../../shared/errors.ts";
 import type { PlainError } from "./messages.ts";
 
@@ -15,7 +17,12 @@ export function toPlainError(error: unknown, step?: number): PlainError {
     message: error instanceof Error ? error.message : String(error),
     stack: error instanceof Error ? error.stack : undefined,
     step,
+    device: error instanceof DeviceError ? deviceFacts(error) : undefined,
   };
+}
+
+function deviceFacts({ call, status, fatal }: DeviceError): PlainError["device"] {
+  return { call, status, fatal };
 }
 
 /** The error again, of the class its code stands for. Its stack is the other thread's. */
@@ -25,7 +32,10 @@ export function fromPlainError(plain: PlainError): Error {
   return error;
 }
 
-function rebuild({ code, message }: PlainError): Error {
+function rebuild({ code, message, device }: PlainError): Error {
+  if (device !== undefined && (code === "RESOURCE_EXHAUSTED" || code === "UNAVAILABLE")) {
+    return new DeviceError(message, { code, ...device });
+  }
   switch (code) {
     case "INVALID_ARGUMENT":
       return new InvalidArgumentError(message);
@@ -35,6 +45,8 @@ function rebuild({ code, message }: PlainError): Error {
       return new ResourceExhaustedError(message);
     case "DATA_LOSS":
       return new DataLossError(message);
+    case "UNAVAILABLE":
+      return new UnavailableError(message);
     default:
       return new InternalError(message.replace(/^internal: /, ""));
   }

@@ -29,6 +29,7 @@ const JOB: Job = {
       predictedPeakMemoryBytes: 10,
       rssBytes: 30,
       collectiveBytes: 4,
+      workspaceBytes: 3,
     },
   ],
   notes: ["not in the file"],

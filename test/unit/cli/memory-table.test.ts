@@ -6,6 +6,7 @@ function run(
   tensorParallel: number,
   peakMemoryBytes: number,
   predictedPeakMemoryBytes = peakMemoryBytes,
+  workspaceBytes = 0,
 ) {
   const job: Job = {
     jobId: "job",
@@ -30,6 +31,7 @@ function run(
       predictedPeakMemoryBytes,
       rssBytes: peakMemoryBytes + 100e6,
       collectiveBytes: 0,
+      workspaceBytes,
     })),
     notes: [],
     generation: 1,
@@ -64,6 +66,16 @@ describe("the quickstart's table", () => {
     expect(memoryTable(REFERENCE, [run(3, 1e9)])[2]).to.match(/^ +3 +- /);
   });
 
+  it("tells a backend's workspace apart", () => {
+    const table = memoryTable(REFERENCE, [run(1, 2_467_296_000, 2_467_296_000, 50_331_904)]);
+    expect(table.slice(1)).to.deep.equal([
+      "ranks  reference  predicted  measured  workspace  resident  step time  loss",
+      "    1       4.04       2.47      2.47       0.05      2.57  250 ms     1.50000 -> -2.00000",
+      "workspace: what the backend takes beside the program; it is part of predicted and measured",
+      "reference: PyTorch + Lightning Fabric, one GPU a rank, as its documentation prints it",
+    ]);
+  });
+
   it("sees a single rank that differs from its prediction", () => {
     expect(allAsPredicted([run(1, 5), run(2, 7)])).to.equal(true);
     expect(allAsPredicted([run(1, 5), run(2, 7, 8)])).to.equal(false);
@@ -84,7 +96,13 @@ describe("the quickstart's table", () => {
           stepSeconds: { median: 0.25, p90: 0.25 },
           loss: [1.5, 1.25, null, -2],
           ranks: [
-            { rank: 0, peakMemoryBytes: 5, predictedPeakMemoryBytes: 5, rssBytes: 100_000_005 },
+            {
+              rank: 0,
+              peakMemoryBytes: 5,
+              predictedPeakMemoryBytes: 5,
+              rssBytes: 100_000_005,
+              workspaceBytes: 0,
+            },
           ],
         },
       ],

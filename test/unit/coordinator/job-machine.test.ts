@@ -1,12 +1,17 @@
 import { expect } from "chai";
 import fc from "fast-check";
-import { type JobEffect, type JobInput, JobMachine } from "../../../coordinator/job/job-machine.ts";
+import {
+  type GangMember,
+  type JobEffect,
+  type JobInput,
+  JobMachine,
+} from "../../../coordinator/job/job-machine.ts";
 import { isTerminal } from "../../../coordinator/job/job-state.ts";
 
 const DEADLINES = { readyMs: 1_000, stepMs: 500, graceMs: 300, releaseMs: 200 };
 
 /** A job of `ranks` ranks with a clock that the test moves. */
-function harness(ranks: number, steps = 3, evaluateEvery = 0) {
+function harness(ranks: number, steps = 3, evaluateEvery = 0, alike = true) {
   let nowMs = 0;
   const now = () => ({ wallMs: 1_000_000 + nowMs, monotonicMs: nowMs });
   const machine = new JobMachine({ steps, evaluateEvery, deadlines: DEADLINES, now: now() });
@@ -35,8 +40,10 @@ function harness(ranks: number, steps = 3, evaluateEvery = 0) {
           worker: `w${r}`,
           backend: "cpu",
           device: "cpu",
+          predictedPeakBytes: 4096 + r,
+          workspaceBytes: r,
         })),
-        predictedPeakBytes: 4096,
+        alike,
       }),
     ready(): JobEffect[] {
       return range(ranks).flatMap((rank) => apply({ kind: "ready", generation: 1, rank }));
@@ -79,6 +86,11 @@ function harness(ranks: number, steps = 3, evaluateEvery = 0) {
   };
 }
 
+function member(rank: number): GangMember {
+  const memory = { predictedPeakBytes: 1, workspaceBytes: 0 };
+  return { worker: `w${rank}`, backend: "cpu", device: "cpu", ...memory };
+}
+
 function range(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);
 }
@@ -107,10 +119,67 @@ describe("job machine", () => {
       worker: "w1",
       backend: "cpu",
       device: "cpu",
-      predictedPeakBytes: 4096,
+      predictedPeakBytes: 4097,
+      workspaceBytes: 1,
       peakBytes: 200,
       rssBytes: 300,
       collectiveBytes: 400,
+    });
+  });
+
+  describe("whose ranks run on unlike backends", () => {
+    const started = () => {
+      const job = harness(2, 3, 0, false);
+      job.start();
+      job.ready();
+      job.deliver(0);
+      return job;
+    };
+
+    it("takes losses that differ by rounding, and logs the first rank's", () => {
+      const job = started();
+      job.report(0, 0, -318404.25);
+      expect(job.report(1, 0, -318404.5)).to.deep.include({
+        kind: "stepDone",
+        step: { kind: "step", step: 0, loss: -318404.25, seconds: 0.5, peakBytes: 101 },
+      });
+      expect(job.machine.phase).to.equal("RUNNING");
+    });
+
+    it("takes a small sum of large terms that cancelled otherwise on each", () => {
+      const job = started();
+      job.report(0, 0, 0.004);
+      job.report(1, 0, -0.003);
+      expect(job.machine.log.losses()).to.deep.equal([0.004]);
+    });
+
+    it("fails when losses are further apart", () => {
+      const job = started();
+      job.report(0, 0, 1);
+      job.report(1, 0, 1.03);
+      job.release();
+      expect(job.machine.failure).to.include({ code: "DATA_LOSS", rank: 1, step: 0 });
+      expect(job.machine.failure?.message).to.equal(
+        "step 0: ranks disagree about the loss, which may differ by 0.02 of it at most: rank 0: 1, rank 1: 1.03",
+      );
+    });
+
+    it("fails for the loss that is not finite, whichever rank's it is", () => {
+      const job = started();
+      job.report(0, 0, 3e38);
+      job.report(1, 0, Number.POSITIVE_INFINITY);
+      job.release();
+      expect(job.machine.failure?.message).to.match(/^loss is Infinity at step 0; lower/);
+      expect(job.machine.log.losses()).to.deep.equal([Number.POSITIVE_INFINITY]);
+    });
+
+    it("fails when one used another batch", () => {
+      const job = started();
+      job.report(0, 0);
+      job.report(1, 0, 1, 99);
+      job.release();
+      expect(job.machine.failure).to.include({ code: "DATA_LOSS", rank: 1 });
+      expect(job.machine.failure?.message).to.match(/^step 0: ranks trained on another batch/);
     });
   });
 
@@ -336,8 +405,7 @@ describe("job machine", () => {
       const start = {
         kind: "start",
         sizes: { dataParallel: 1, tensorParallel: 1 },
-        gang: [{ worker: "w0", backend: "cpu", device: "cpu" }],
-        predictedPeakBytes: 1,
+        gang: [member(0)],
         ...(openMs === undefined ? {} : { openMs }),
       } as const;
       job.apply(start, now());
@@ -358,9 +426,8 @@ describe("job machine", () => {
     let nowMs = 0;
     const now = () => ({ wallMs: nowMs, monotonicMs: nowMs });
     const job = new JobMachine({ steps: 1, deadlines: DEADLINES, now: now() });
-    const gang = [{ worker: "w0", backend: "cpu", device: "cpu" }];
     const sizes = { dataParallel: 1, tensorParallel: 1 };
-    job.apply({ kind: "start", sizes, gang, predictedPeakBytes: 1, openMs: 3_000 }, now());
+    job.apply({ kind: "start", sizes, gang: [member(0)], openMs: 3_000 }, now());
     nowMs = 3_001;
     job.apply({ kind: "tick" }, now());
     expect(job.reason).to.equal("the job's data could not be opened within 3 s");
@@ -572,8 +639,7 @@ describe("job machine", () => {
       fc.constant({
         kind: "start" as const,
         sizes: { dataParallel: 1, tensorParallel: 2 },
-        gang: [0, 1].map((r) => ({ worker: `w${r}`, backend: "cpu", device: "cpu" })),
-        predictedPeakBytes: 1,
+        gang: [0, 1].map(member),
       }),
       fc.record({ kind: fc.constant("ready" as const), generation, rank }),
       fc.record({
@@ -659,13 +725,11 @@ describe("job machine", () => {
           effects.push(...out);
           order.push(...out.map((e) => e.kind));
         };
-        const gang = [0, 1].map((r) => ({ worker: `w${r}`, backend: "cpu", device: "cpu" }));
         if (depth > 0)
           apply({
             kind: "start",
             sizes: { dataParallel: 1, tensorParallel: 2 },
-            gang,
-            predictedPeakBytes: 1,
+            gang: [0, 1].map(member),
           });
         if (depth > 1) apply({ kind: "opened", generation: 1, evaluationBatches: 0 });
         if (depth > 1) for (const r of [0, 1]) apply({ kind: "ready", generation: 1, rank: r });

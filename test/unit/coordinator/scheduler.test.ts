@@ -13,7 +13,15 @@ import { InvalidArgumentError } from "../../../shared/errors.ts";
 import type { AxisSize } from "../../../shared/job/job-spec.ts";
 
 function worker(name: string, more: Partial<SchedulableWorker> = {}): SchedulableWorker {
-  return { name, backend: "cpu", fingerprint: "cpu/avx2", memoryLimitBytes: 1000, ...more };
+  return {
+    name,
+    backend: "cpu",
+    fingerprint: "cpu/avx2",
+    memoryLimitBytes: 1000,
+    workspaceBytes: 0,
+    precisions: ["float32"],
+    ...more,
+  };
 }
 
 function workers(n: number, more: Partial<SchedulableWorker> = {}): SchedulableWorker[] {
@@ -30,8 +38,9 @@ function job(
     jobId,
     mesh: { dataParallel, tensorParallel },
     allowMixedBackends: false,
+    precision: "float32",
     overtaken: 0,
-    peakBytes: (sizes: MeshSizes) => 600 / sizes.tensorParallel,
+    arenaBytes: (sizes: MeshSizes) => 600 / sizes.tensorParallel,
     ...more,
   };
 }
@@ -42,7 +51,7 @@ describe("gang placement", () => {
     expect(place(job("a", 1, 3), free, free)).to.deep.equal({
       kind: "start",
       sizes: { dataParallel: 1, tensorParallel: 3 },
-      peakBytes: 200,
+      arenaBytes: 200,
       workers: ["w1", "w2", "w10"],
     });
   });
@@ -85,7 +94,7 @@ describe("gang placement", () => {
     expect(place(job("a", 1, 4), free, free)).to.deep.equal({
       kind: "wait",
       reason:
-        "needs 4 workers of one kind, free are 3 x cpu/avx2, 3 x reference/1 (6 registered); workers are of one kind when backend, build, CPU and --threads are equal",
+        "needs 4 workers of one kind, free are 3 x cpu/avx2, 3 x reference/1 (6 registered); workers are of one kind when backend, build, CPU and --threads are equal; allowMixedBackends takes any",
     });
     expect(place(job("a", 1, 4, { allowMixedBackends: true }), free, free).kind).to.equal("start");
   });
@@ -106,8 +115,82 @@ describe("gang placement", () => {
   });
 
   it("takes a worker that names no limit as having enough", () => {
-    const free = [worker("w", { memoryLimitBytes: 0 })];
+    const free = [worker("w", { memoryLimitBytes: 0, workspaceBytes: 5 })];
     expect(place(job("a", 1, 1), free, free).kind).to.equal("start");
+  });
+
+  it("counts what a backend takes for itself against its worker's limit, to the byte", () => {
+    const [exact, short] = [400, 401].map((workspaceBytes) => [worker("w", { workspaceBytes })]);
+    expect(place(job("a", 1, 1), exact ?? [], exact ?? [])).to.deep.include({
+      kind: "start",
+      arenaBytes: 600,
+    });
+    expect(place(job("a", 1, 1), short ?? [], short ?? [])).to.deep.equal({
+      kind: "wait",
+      reason:
+        "needs 1 worker with 600 B of memory each beside up to 401 B for their backend, 0 of 1 free ones have it (1 registered)",
+    });
+  });
+
+  it("tells a job how large an arena may be, beside what backends take for themselves", () => {
+    const seen: (number | undefined)[] = [];
+    const asking = job("a", 1, 2, {
+      arenaBytes: (_, memoryBytes) => {
+        seen.push(memoryBytes);
+        return 1;
+      },
+    });
+    const free = [worker("w0", { workspaceBytes: 100 }), worker("w1", { workspaceBytes: 300 })];
+    place(asking, free, free);
+    expect(seen).to.deep.equal([700]);
+  });
+
+  it("puts a bf16 job on workers that compute in bf16, slower ones if need be", () => {
+    const half = { precisions: ["float32", "bfloat16"] as const };
+    const free = [
+      worker("w0"),
+      worker("w1"),
+      ...workers(2, { backend: "reference", fingerprint: "reference/1", ...half }),
+    ];
+    const bf16 = { precision: "bfloat16" } as const;
+    expect(place(job("a", 1, 2, bf16), free, free)).to.deep.include({
+      workers: ["reference0", "reference1"],
+    });
+    expect(place(job("a", 1, "auto", bf16), free, free)).to.deep.include({
+      sizes: { dataParallel: 1, tensorParallel: 2 },
+    });
+    expect(place(job("a", 1, 2), free, free)).to.deep.include({ workers: ["w0", "w1"] });
+  });
+
+  it("says which free workers cannot compute in bf16", () => {
+    const free = [
+      ...workers(6),
+      worker("g", { backend: "gpujs", fingerprint: "gpujs/1" }),
+      worker("r", {
+        backend: "reference",
+        fingerprint: "reference/1",
+        precisions: ["float32", "bfloat16"],
+      }),
+    ];
+    expect(place(job("a", 1, 2, { precision: "bfloat16" }), free, free)).to.deep.equal({
+      kind: "wait",
+      reason:
+        "needs 2 workers that compute in bf16, 1 is free (8 registered); cpu (w0, w1, w2, w3 and 2 more) computes in fp32 only, gpujs (g) in fp32 only",
+    });
+  });
+
+  it("mixes backends only where none alone has enough workers", () => {
+    const free = [
+      worker("a"),
+      worker("b", { backend: "reference", fingerprint: "reference/1" }),
+      worker("c"),
+    ];
+    const mixed = { allowMixedBackends: true };
+    expect(place(job("a", 1, 2, mixed), free, free)).to.deep.include({ workers: ["a", "c"] });
+    expect(place(job("a", 1, 3, mixed), free, free)).to.deep.include({ workers: ["a", "b", "c"] });
+    expect(place(job("a", 1, "auto", mixed), free, free)).to.deep.include({
+      workers: ["a", "b", "c"],
+    });
   });
 
   it("shrinks an auto mesh to the workers with enough memory", () => {
@@ -122,7 +205,7 @@ describe("gang placement", () => {
     const free = workers(3);
     const error = new InvalidArgumentError("hidden 80 is not divisible by 3");
     const picky = job("a", 1, "auto", {
-      peakBytes: () => {
+      arenaBytes: () => {
         throw error;
       },
     });
@@ -237,7 +320,7 @@ describe("queue", () => {
               placement.sizes.dataParallel * placement.sizes.tensorParallel,
             );
             expect(new Set(gang.map((w) => w?.fingerprint)).size).to.equal(1);
-            expect(gang.every((w) => (w?.memoryLimitBytes ?? 0) >= placement.peakBytes)).to.equal(
+            expect(gang.every((w) => (w?.memoryLimitBytes ?? 0) >= placement.arenaBytes)).to.equal(
               true,
             );
           }

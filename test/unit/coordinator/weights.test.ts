@@ -64,7 +64,8 @@ describe("memory bill", () => {
   it("names what a rank needs by kind, largest first, and the largest worker", () => {
     const spec = requireJobSpec(smallJob(1, 1));
     const { program } = planJob(spec, { dataParallel: 1, tensorParallel: 1 });
-    const worker = { backend: "cpu", fingerprint: "f" };
+    const precisions = ["float32"] as const;
+    const worker = { backend: "cpu", fingerprint: "f", workspaceBytes: 0, precisions };
     const bill = memoryBill(program, [
       { ...worker, name: "small", memoryLimitBytes: 10 },
       { ...worker, name: "large", memoryLimitBytes: 1500 },
@@ -72,5 +73,27 @@ describe("memory bill", () => {
     const [largest] = Object.entries(program.memoryByKind).sort(([, x], [, y]) => y - x);
     expect(bill).to.contain(`(${program.arenaBytes} bytes: ${largest?.[0]} `);
     expect(bill).to.contain("the largest registered worker, large, has 1.50 kB (1500 bytes)");
+  });
+
+  it("counts the backend's workspace, and finds the worker that has most beside its own", () => {
+    const { program } = planJob(requireJobSpec(smallJob(1, 1)), {
+      dataParallel: 1,
+      tensorParallel: 1,
+    });
+    const precisions = ["float32"] as const;
+    const bill = memoryBill(program, [
+      {
+        ...{ backend: "cuda", fingerprint: "f", workspaceBytes: 1400, precisions },
+        ...{ name: "gpu", memoryLimitBytes: 1500 },
+      },
+      {
+        ...{ backend: "cuda", fingerprint: "f", workspaceBytes: 1000, precisions },
+        ...{ name: "old", memoryLimitBytes: 1200 },
+      },
+    ]);
+    expect(bill).to.contain(`(${program.arenaBytes + 1000} bytes: `);
+    expect(bill).to.contain(
+      ", workspace of backend cuda 1.00 kB) at dataParallel 1 x tensorParallel 1, but the largest registered worker, old, has 1.20 kB",
+    );
   });
 });

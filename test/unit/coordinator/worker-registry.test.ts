@@ -8,6 +8,9 @@ const info = (name: string): WorkerInfo => ({
   backend: "cpu",
   device: "cpu",
   memoryLimitBytes: 1,
+  workspaceBytes: 0,
+  precisions: ["float32"],
+  backendReason: "asked for by name",
   fingerprint: "cpu",
   version: "0.1.0",
 });
@@ -27,9 +30,9 @@ describe("worker registry", () => {
   it("takes the name again once its worker is lost, and ignores the old session from then on", () => {
     const registry = make();
     registry.register(info("w"), 1, 0);
-    registry.lose("w", 1, 10);
+    registry.lose("w", 1, 10, "it broke");
     registry.register(info("w"), 2, 20);
-    expect(registry.lose("w", 1, 30)).to.equal(undefined);
+    expect(registry.lose("w", 1, 30, "it broke")).to.equal(undefined);
     registry.heartbeat("w", 1, 40);
     expect(registry.list(40)[0]).to.include({ state: "idle", heartbeatAgeMs: 20 });
   });
@@ -54,7 +57,7 @@ describe("worker registry", () => {
     registry.heartbeat("w", 1, 1_000);
     expect(registry.expired(6_000)).to.deep.equal([]);
     expect(registry.expired(6_001)).to.deep.equal([{ name: "w", sessionId: 1, silentMs: 5_001 }]);
-    registry.lose("w", 1, 6_001);
+    registry.lose("w", 1, 6_001, "it broke");
     expect(registry.expired(99_000)).to.deep.equal([]);
   });
 
@@ -75,17 +78,19 @@ describe("worker registry", () => {
     const registry = make();
     registry.register(info("w"), 1, 0);
     registry.assign("w", gang);
-    expect(registry.lose("w", 1, 5)).to.deep.equal(gang);
-    expect(registry.lose("w", 1, 6)).to.equal(undefined);
+    expect(registry.lose("w", 1, 5, "it broke")).to.deep.equal(gang);
+    expect(registry.lose("w", 1, 6, "it broke")).to.equal(undefined);
     expect(registry.registered()).to.deep.equal([]);
-    expect(registry.list(7)[0]?.state).to.equal("lost");
+    expect(registry.list(7)[0]).to.include({ state: "lost", lostReason: "it broke" });
+    registry.register(info("w"), 2, 8);
+    expect(registry.list(8)[0]).to.include({ state: "idle", lostReason: undefined });
   });
 
   it("forgets lost workers after a while, and those that left in order at once", () => {
     const registry = make();
     registry.register(info("gone"), 1, 0);
     registry.register(info("left"), 2, 0);
-    registry.lose("gone", 1, 0);
+    registry.lose("gone", 1, 0, "it broke");
     registry.leave("left", 2);
     expect(registry.list(1).map((w) => w.name)).to.deep.equal(["gone"]);
     expect(registry.forgetLost(60_000)).to.deep.equal([]);

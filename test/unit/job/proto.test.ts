@@ -163,8 +163,8 @@ const common = fc.record({
   reportGradNorm: fc.boolean(),
   gradientAccumulation: fc.constantFrom(1, 2, 4),
   recompute: fc.constantFrom("none", "block", "auto"),
-  precision: fc.constant("fp32"),
-  allowMixedBackends: fc.constant(false),
+  precision: fc.constantFrom("fp32", "bf16"),
+  allowMixedBackends: fc.boolean(),
   steps: fc.oneof(fc.nat(), fc.constant(Number.MAX_SAFE_INTEGER)),
 });
 const anyPlan = fc.dictionary(

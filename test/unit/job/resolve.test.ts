@@ -187,6 +187,16 @@ describe("resolving a job spec", () => {
       'loss: "msee" is unknown; must be one of sum, mean, mse, cross_entropy; did you mean "mse"?',
     ],
     [
+      "a precision that nothing computes in",
+      { precision: "fp8" },
+      'precision: "fp8" is unknown; must be one of fp32, bf16',
+    ],
+    [
+      "a word for mixed backends",
+      { allowMixedBackends: "yes" },
+      'allowMixedBackends: is the string "yes"; must be true or false',
+    ],
+    [
       "a style that is no string",
       { plan: { "layers.*.w1": 5 } },
       'plan["layers.*.w1"]: is 5; must be a string of 1 to 512 bytes',
@@ -241,9 +251,7 @@ describe("resolving a job spec", () => {
   }
 
   const later: readonly [string, Record<string, unknown>][] = [
-    ["precision", { precision: "bf16" }],
     ["eval.data.stream", { eval: { every: 2, data: { stream: {} } } }],
-    ["allowMixedBackends", { allowMixedBackends: true }],
   ];
   for (const [path, extra] of later) {
     it(`says of ${path} in ${JSON.stringify(extra)} that it is not available, once`, () => {
@@ -253,16 +261,15 @@ describe("resolving a job spec", () => {
     });
   }
 
-  it("lets the neutral values of later keys pass", () => {
-    const neutral = {
-      recompute: "none",
-      precision: "fp32",
-      sequenceParallel: false,
-      eval: { every: 0 },
-      allowMixedBackends: false,
-    };
-    expect(faultsWith(neutral)).to.deep.equal([]);
-  });
+  for (const precision of ["fp32", "bf16"]) {
+    for (const allowMixedBackends of [false, true]) {
+      it(`takes precision ${precision} with allowMixedBackends ${allowMixedBackends}`, () => {
+        const value = { model: { feedForward: {} }, data: { random: {} } };
+        const resolved = resolveJobSpec({ ...value, precision, allowMixedBackends });
+        expect(resolved.ok && resolved.spec).to.include({ precision, allowMixedBackends });
+      });
+    }
+  }
 
   it("answers a name of 10 MB with a short error", () => {
     const [fault, ...others] = faultsWith({ name: "x".repeat(10 * 2 ** 20) });

@@ -25,6 +25,9 @@ export interface Assign {
    * True: pull every parameter through ReadInitialWeights.
    */
   'loadWeights'?: (boolean) | undefined;
+  /**
+   * Arena of the program and workspace of the worker's backend.
+   */
   'predictedPeakMemoryBytes'?: (number | string | Long) | undefined;
   /**
    * No progress of a collective for this long is an error.
@@ -61,6 +64,9 @@ export interface Assign__Output {
    * True: pull every parameter through ReadInitialWeights.
    */
   'loadWeights': (boolean);
+  /**
+   * Arena of the program and workspace of the worker's backend.
+   */
   'predictedPeakMemoryBytes': (number);
   /**
    * No progress of a collective for this long is an error.

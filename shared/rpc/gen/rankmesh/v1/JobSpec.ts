@@ -59,11 +59,11 @@ export interface JobSpec {
    */
   'recompute'?: (string) | undefined;
   /**
-   * fp32 | bf16. Default fp32.
+   * fp32 | bf16 (activations and products; weights and optimizer state stay float32). Default fp32.
    */
   'precision'?: (string) | undefined;
   /**
-   * Whether ranks may run on unlike backends. Default false.
+   * Whether ranks may run on unlike backends, whose copies of a value differ by rounding. Default false.
    */
   'allowMixedBackends'?: (boolean) | undefined;
   'data'?: (_rankmesh_v1_DataSpec | null) | undefined;
@@ -132,11 +132,11 @@ export interface JobSpec__Output {
    */
   'recompute'?: (string);
   /**
-   * fp32 | bf16. Default fp32.
+   * fp32 | bf16 (activations and products; weights and optimizer state stay float32). Default fp32.
    */
   'precision'?: (string);
   /**
-   * Whether ranks may run on unlike backends. Default false.
+   * Whether ranks may run on unlike backends, whose copies of a value differ by rounding. Default false.
    */
   'allowMixedBackends'?: (boolean);
   'data': (_rankmesh_v1_DataSpec__Output | null);

@@ -3,13 +3,21 @@
 
 
 /**
- * The worker shuts down: it takes nothing more, and what it serves is lost.
+ * The worker takes nothing more, and what it serves is lost.
  */
 export interface Leaving {
+  /**
+   * Why it cannot serve any more (a lost device); empty: it was told to shut down.
+   */
+  'reason'?: (string) | undefined;
 }
 
 /**
- * The worker shuts down: it takes nothing more, and what it serves is lost.
+ * The worker takes nothing more, and what it serves is lost.
  */
 export interface Leaving__Output {
+  /**
+   * Why it cannot serve any more (a lost device); empty: it was told to shut down.
+   */
+  'reason': (string);
 }

@@ -18,6 +18,10 @@ export interface RankReport {
    * Wire bytes: payload sent to peers over the whole job, headers not counted.
    */
   'collectiveBytes'?: (number | string | Long) | undefined;
+  /**
+   * Part of the predicted peak that the backend takes beside the program's arena.
+   */
+  'workspaceBytes'?: (number | string | Long) | undefined;
 }
 
 export interface RankReport__Output {
@@ -35,4 +39,8 @@ export interface RankReport__Output {
    * Wire bytes: payload sent to peers over the whole job, headers not counted.
    */
   'collectiveBytes': (number);
+  /**
+   * Part of the predicted peak that the backend takes beside the program's arena.
+   */
+  'workspaceBytes': (number);
 }

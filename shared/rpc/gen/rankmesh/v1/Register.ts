@@ -24,6 +24,18 @@ export interface Register {
    */
   'fingerprint'?: (string) | undefined;
   'version'?: (string) | undefined;
+  /**
+   * What the backend takes beside an arena when it loads a program: part of a rank's peak.
+   */
+  'workspaceBytes'?: (number | string | Long) | undefined;
+  /**
+   * What programs may hold their activations in: float32, bfloat16. Empty: float32.
+   */
+  'precisions'?: (string)[] | undefined;
+  /**
+   * Why it is this backend: asked for by name, or what `auto` found.
+   */
+  'backendReason'?: (string) | undefined;
 }
 
 export interface Register__Output {
@@ -47,4 +59,16 @@ export interface Register__Output {
    */
   'fingerprint': (string);
   'version': (string);
+  /**
+   * What the backend takes beside an arena when it loads a program: part of a rank's peak.
+   */
+  'workspaceBytes': (number);
+  /**
+   * What programs may hold their activations in: float32, bfloat16. Empty: float32.
+   */
+  'precisions': (string)[];
+  /**
+   * Why it is this backend: asked for by name, or what `auto` found.
+   */
+  'backendReason': (string);
 }

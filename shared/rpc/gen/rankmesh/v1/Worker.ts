@@ -20,6 +20,22 @@ export interface Worker {
   'rank'?: (number) | undefined;
   'heartbeatAgeSeconds'?: (number | string) | undefined;
   'httpAddress'?: (string) | undefined;
+  /**
+   * What programs may hold their activations in: float32, bfloat16.
+   */
+  'precisions'?: (string)[] | undefined;
+  /**
+   * Memory that the backend takes beside a program's.
+   */
+  'workspaceBytes'?: (number | string | Long) | undefined;
+  /**
+   * Why it is this backend: asked for by name, or what `auto` found.
+   */
+  'backendReason'?: (string) | undefined;
+  /**
+   * Why it is lost; empty: it is not.
+   */
+  'lostReason'?: (string) | undefined;
 }
 
 export interface Worker__Output {
@@ -39,4 +55,20 @@ export interface Worker__Output {
   'rank': (number);
   'heartbeatAgeSeconds': (number);
   'httpAddress': (string);
+  /**
+   * What programs may hold their activations in: float32, bfloat16.
+   */
+  'precisions': (string)[];
+  /**
+   * Memory that the backend takes beside a program's.
+   */
+  'workspaceBytes': (number);
+  /**
+   * Why it is this backend: asked for by name, or what `auto` found.
+   */
+  'backendReason': (string);
+  /**
+   * Why it is lost; empty: it is not.
+   */
+  'lostReason': (string);
 }

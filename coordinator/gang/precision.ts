@@ -1,0 +1,40 @@
+import type { JobPrecision } from "../../shared/job/job-spec.ts";
+import type { Precision } from "../../shared/program/program.ts";
+
+/** What a job's `precision` holds activations in. */
+export const ACTIVATIONS: Readonly<Record<JobPrecision, Precision>> = {
+  fp32: "float32",
+  bf16: "bfloat16",
+};
+
+/** A precision in the words of the job spec. */
+export const JOB_PRECISION: Readonly<Record<Precision, JobPrecision>> = {
+  float32: "fp32",
+  bfloat16: "bf16",
+};
+
+interface Computer {
+  readonly name: string;
+  readonly backend: string;
+  readonly precisions: readonly Precision[];
+}
+
+/** Workers named in a text before the rest is counted. */
+const NAMED = 4;
+
+/** `cpu (w0, w1) computes in fp32 only, gpujs (w2) in fp32 only`: by backend, why workers cannot serve a job. */
+export function cannotCompute(workers: readonly Computer[]): string {
+  const groups = new Map<string, Computer[]>();
+  for (const worker of workers) {
+    const key = `${worker.backend} ${worker.precisions.join()}`;
+    groups.set(key, [...(groups.get(key) ?? []), worker]);
+  }
+  const parts = [...groups.values()].map((group, i) => {
+    const names = group.slice(0, NAMED).map(({ name }) => name);
+    const rest = group.length > NAMED ? ` and ${group.length - NAMED} more` : "";
+    const precisions = (group[0]?.precisions ?? []).map((precision) => JOB_PRECISION[precision]);
+    const verb = i === 0 ? " computes" : "";
+    return `${group[0]?.backend ?? ""} (${names.join(", ")}${rest})${verb} in ${precisions.join(", ")} only`;
+  });
+  return parts.join(", ");
+}
