@@ -20,7 +20,7 @@
 template <typename T, update_kind KIND, bool VECTORS>
 RM_DEVICE void update_rows(const T *dy, const T *x, float *w, float *m, float *v, int M, i64 O, i64 I,
                            const float *factor, const step_scalars *scalars, int rows) {
-  extern __shared__ __align__(16) float dyn_smem[];
+  extern __shared__ float dyn_smem[];
   float *const xs = dyn_smem, *const ds = dyn_smem + M * BAND_COLUMNS;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const i64 across = (I + BAND_COLUMNS - 1) / BAND_COLUMNS, down = blockIdx.x / across;

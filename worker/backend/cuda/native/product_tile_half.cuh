@@ -39,7 +39,7 @@ RM_DEVICE void fetch_slab(bf16 *slab, const bf16 *a, i64 M, i64 n, i64 k, i64 c)
 template <bool VECTORS, typename Use>
 RM_DEVICE void half_product_tile(const bf16 *dy, const bf16 *x, i64 M, i64 O, i64 I, i64 o0, i64 i0,
                                  const Use &use) {
-  extern __shared__ __align__(16) float dyn_smem[];
+  extern __shared__ float dyn_smem[];
   bf16 *const slabs = (bf16 *)dyn_smem;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int row = warp / 2 * 64, column = warp % 2 * 64;
