@@ -2,7 +2,9 @@ import type { Kernels } from "../../kernels.ts";
 import type { Launcher } from "../launcher.ts";
 import { attentionHalfKernels, attentionKernels } from "./attention.ts";
 import { crossEntropyHalfKernels, crossEntropyKernels } from "./cross-entropy.ts";
+import { decodeKernels } from "./decode.ts";
 import { elementwiseHalfKernels, elementwiseKernels } from "./elementwise.ts";
+import { embeddingKernels } from "./embedding.ts";
 import { factorHalfKernels, factorKernels } from "./factors.ts";
 import { linearHalfKernels, linearKernels } from "./linear.ts";
 import { movementHalfKernels, movementKernels } from "./movement.ts";
@@ -17,7 +19,9 @@ export function cudaKernels(l: Launcher): Kernels {
   return {
     ...attentionKernels(l),
     ...crossEntropyKernels(l),
+    ...decodeKernels(l),
     ...elementwiseKernels(l),
+    ...embeddingKernels(l),
     ...factorKernels(l),
     ...linearKernels(l),
     ...movementKernels(l),
@@ -26,7 +30,7 @@ export function cudaKernels(l: Launcher): Kernels {
     ...reduceKernels(l),
     ...ropeKernels(l),
     ...updateKernels(l),
-  } as unknown as Kernels;
+  };
 }
 
 /** Kernels of bfloat16 activations and weights; what has neither is the float32 set's. */
