@@ -17,6 +17,7 @@ import {
 } from "./op-case-tensors.ts";
 import { ATTENTION_CASES, LARGE_ATTENTION_CASES } from "./op-cases-attention.ts";
 import { DECODE_CASES, LARGE_DECODE_CASES } from "./op-cases-decode.ts";
+import { LINEAR_CASES } from "./op-cases-linear.ts";
 import { LARGE_MODEL_CASES, MODEL_CASES } from "./op-cases-model.ts";
 import { STREAM_CASES } from "./op-cases-streams.ts";
 
@@ -547,6 +548,7 @@ export const OP_CASES: readonly OpCase[] = [
   ...MODEL_CASES,
   ...ATTENTION_CASES,
   ...DECODE_CASES,
+  ...LINEAR_CASES,
   ...STREAM_CASES,
 ];
 
