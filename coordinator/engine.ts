@@ -14,7 +14,7 @@ import type { Clock } from "./clock.ts";
 import { tokenizes } from "./data/tokenizes.ts";
 import { Gang } from "./gang/gang.ts";
 import { memoryBill } from "./gang/memory-bill.ts";
-import { cannotCompute, JOB_PRECISION } from "./gang/precision.ts";
+import { cannotCompute } from "./gang/precision.ts";
 import {
   fits,
   leastSizes,
@@ -586,7 +586,7 @@ export class Engine {
       const { precision } = job.spec;
       throw new FailedPreconditionError(
         `precision ${precision}: no registered worker computes in it; ${cannotCompute(all)}; ` +
-          `start workers with --backend cuda, or set precision to ${JOB_PRECISION.float32}`,
+          `start workers with --backend cuda, or set precision to fp32`,
       );
     }
     // More ranks need less each: an auto mesh is judged at the most that there could be.

@@ -1,5 +1,6 @@
 import { open, stat } from "node:fs/promises";
 import { FailedPreconditionError, InvalidArgumentError, NotFoundError } from "../shared/errors.ts";
+import { ACTIVATIONS } from "../shared/job/precision.ts";
 import { BULK_PIECE_BYTES } from "../shared/rpc/channel.ts";
 import type { DownloadWeightsResponse } from "../shared/rpc/gen/rankmesh/v1/DownloadWeightsResponse.ts";
 import type { SubmitJobRequest__Output } from "../shared/rpc/gen/rankmesh/v1/SubmitJobRequest.ts";
@@ -8,7 +9,6 @@ import type { WatchJobResponse } from "../shared/rpc/gen/rankmesh/v1/WatchJobRes
 import { serverStreaming, unary } from "../shared/rpc/handlers.ts";
 import type { Clock } from "./clock.ts";
 import type { Engine } from "./engine.ts";
-import { ACTIVATIONS } from "./gang/precision.ts";
 import { leastSizes, sizesFor } from "./gang/scheduler.ts";
 import { checkSubmission, specKey } from "./job/check-submission.ts";
 import type { Job } from "./job/job.ts";

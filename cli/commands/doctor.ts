@@ -1,7 +1,9 @@
 import { createServer } from "node:net";
 import type { Command } from "commander";
 import { RankmeshClient } from "../../client/client.ts";
+import { FailedPreconditionError } from "../../shared/errors.ts";
 import { formatBytes } from "../../shared/format-bytes.ts";
+import { JOB_PRECISION } from "../../shared/job/precision.ts";
 import { parseHostPort } from "../../shared/rpc/address.ts";
 import { BACKEND_MODULE, loadBackend } from "../../worker/compute/backend-loader.ts";
 import { type CommandContext, printLines } from "../command-context.ts";
@@ -25,6 +27,8 @@ export interface Finding {
   readonly detail: string;
   /** What to do about it, when it is not well. */
   readonly advice?: string;
+  /** Not here, and no fault: nothing needs it. */
+  readonly absent?: boolean;
 }
 
 const LEAST_NODE = [20, 19] as const;
@@ -67,13 +71,15 @@ async function doctor(flags: DoctorFlags, context: CommandContext): Promise<void
 const REMOTE_NAMES = ["coordinator", "health"];
 
 function findingLines(finding: Finding): string[] {
-  const line = `${finding.ok ? "ok  " : "FAIL"}  ${finding.name}: ${finding.detail}`;
+  const mark = finding.absent === true ? "--  " : finding.ok ? "ok  " : "FAIL";
+  const line = `${mark}  ${finding.name}: ${finding.detail}`;
   return finding.advice === undefined ? [line] : [line, `      ${finding.advice}`];
 }
 
 async function allFindings(address: string | undefined): Promise<Finding[]> {
   const findings = [nodeFinding(process.versions.node), coresFinding(), memoryFinding()];
-  for (const backend of ["cpu", "reference"]) findings.push(await backendFinding(backend));
+  for (const backend of BACKENDS) findings.push(await backendFinding(backend));
+  findings.push(...(await otherGpus()));
   for (const port of DEFAULT_PORTS) findings.push(await portFinding(port));
   if (address !== undefined)
     findings.push(await healthFinding(address), await coordinatorFinding(address));
@@ -106,22 +112,47 @@ function memoryFinding(): Finding {
   };
 }
 
-async function backendFinding(name: string): Promise<Finding> {
+const BACKENDS = ["cuda", "cpu", "gpujs", "reference"];
+/** Backends that ask for what not every machine has. */
+const OPTIONAL: ReadonlySet<string> = new Set(["cuda", "gpujs"]);
+
+async function backendFinding(backend: string): Promise<Finding> {
+  const name = `backend ${backend}`;
   try {
-    const backend = await loadBackend(BACKEND_MODULE, {
-      backend: name,
-      device: "",
-      threads: undefined,
-    });
-    return { name: `backend ${name}`, ok: true, detail: backend.device };
+    const loaded = await loadBackend(BACKEND_MODULE, { backend, device: "", threads: undefined });
+    const { device, precisions, memoryBytes } = loaded;
+    loaded.close();
+    const memory = memoryBytes === undefined ? "" : `, ${formatBytes(memoryBytes)} of memory`;
+    const words = precisions.map((precision) => JOB_PRECISION[precision]);
+    return { name, ok: true, detail: `${device}${memory}; computes in ${words.join(", ")}` };
   } catch (error) {
+    const detail = error instanceof Error ? error.message : String(error);
+    // The message says what to install for it.
+    if (OPTIONAL.has(backend) && error instanceof FailedPreconditionError) {
+      return { name, ok: true, detail: detail.replace(`${backend} backend: `, ""), absent: true };
+    }
     return {
-      name: `backend ${name}`,
+      name,
       ok: false,
-      detail: error instanceof Error ? error.message : String(error),
+      detail,
       advice:
         "run `npm run setup`, which installs and builds what it needs or says what to install",
     };
+  }
+}
+
+/** The GPUs beside the first, which its backend has told of. */
+async function otherGpus(): Promise<Finding[]> {
+  const { cudaDevices } = await import("../../worker/backend/local-devices.ts");
+  try {
+    const [, ...others] = cudaDevices();
+    return others.map(({ ordinal, name, memoryBytes }) => ({
+      name: `GPU ${ordinal}`,
+      ok: true,
+      detail: `${name}, ${formatBytes(memoryBytes)} of memory; take it by --device ${ordinal}`,
+    }));
+  } catch {
+    return []; // Told of its backend already.
   }
 }
 

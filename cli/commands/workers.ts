@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { formatBytes } from "../../shared/format-bytes.ts";
 import { type CommandContext, printLines } from "../command-context.ts";
-import { formatTable } from "../format.ts";
+import { formatTable, printable } from "../format.ts";
 import { type ConnectionOptions, withAddress, withClient } from "./connection.ts";
 
 export function addWorkersCommand(program: Command, context: CommandContext): void {
@@ -35,5 +35,8 @@ async function workers(
     `${worker.heartbeatAgeSeconds.toFixed(1)} s`,
   ]);
   const header = ["worker", "state", "address", "device", "memory limit", "serves", "heartbeat"];
-  printLines(context.stdout, formatTable(header, rows));
+  const lost = list.flatMap(({ name, lostReason }) =>
+    lostReason === undefined ? [] : [`${name} is lost: ${printable(lostReason)}`],
+  );
+  printLines(context.stdout, [...formatTable(header, rows), ...lost]);
 }

@@ -1,8 +1,9 @@
 import { formatBytes } from "../../shared/format-bytes.ts";
 import type { AxisSize, MeshSpec } from "../../shared/job/job-spec.ts";
+import { JOB_PRECISION } from "../../shared/job/precision.ts";
 import type { Precision } from "../../shared/program/program.ts";
 import type { MeshSizes } from "../job/job-state.ts";
-import { cannotCompute, JOB_PRECISION } from "./precision.ts";
+import { cannotCompute } from "./precision.ts";
 
 /** A worker as the scheduler sees it. */
 export interface SchedulableWorker {

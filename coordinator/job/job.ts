@@ -1,8 +1,8 @@
 import { InternalError } from "../../shared/errors.ts";
 import type { JobSpec } from "../../shared/job/job-spec.ts";
+import { ACTIVATIONS } from "../../shared/job/precision.ts";
 import type { Precision, ProgramInput } from "../../shared/program/program.ts";
 import type { Clock } from "../clock.ts";
-import { ACTIVATIONS } from "../gang/precision.ts";
 import type { Demand } from "../gang/scheduler.ts";
 import type { JobPlan, ModelFacts, Planner } from "../planner.ts";
 import type { WrittenFile } from "./job-files.ts";
