@@ -1,4 +1,5 @@
 // Cases of rotary embedding, attention and cross-entropy.
+import { fromBfloat16, toBfloat16 } from "../../shared/bfloat16.ts";
 import { coordinates, type Mesh } from "../../shared/mesh/mesh.ts";
 import { type OpCase, pseudoRandom, scalarsOf, type Tensor } from "./conformance.ts";
 import { get, type OpOperands, product, range } from "./expected-math.ts";
@@ -9,6 +10,10 @@ import { dims, ids, ROUNDING, TRANSCENDENTAL, t } from "./op-case-tensors.ts";
 const ATTENTION_TOL = 3e-6;
 /** Two such sums on top of one another, and differences that cancel. */
 const ATTENTION_GRAD_TOL = 2e-5;
+/** Weights and result rounded to bfloat16, eight bits each. */
+const HALF_ATTENTION_TOL = 2 ** -6;
+/** Two such sums, and D from an output of eight bits, whose part in a difference that cancels is larger. */
+const HALF_ATTENTION_GRAD_TOL = 2 ** -4.5;
 
 const MESH: Mesh = {
   axes: [
@@ -83,6 +88,10 @@ interface AttentionCase {
   readonly rank?: number;
   /** Factor on queries: far larger scores, and softmaxes with one weight. */
   readonly sharp?: number;
+  /** Activations are bfloat16. */
+  readonly half?: boolean;
+  /** Of slots, in bytes. */
+  readonly alignment?: number;
 }
 
 const SHAPES: readonly (readonly [B: number, T: number, H: number, KV: number, n: number])[] = [
@@ -116,16 +125,52 @@ const CASES: readonly AttentionCase[] = [
   ]),
 ];
 
+/**
+ * The seams of tiled kernels: tiles of 64 or 128 queries and of 32 or 64 keys, forms for heads of up to 64, 128, 256 and 512 features,
+ * rows read by vectors or by elements, heads that tensor cores take or leave.
+ */
+const TILED: readonly AttentionCase[] = (
+  [
+    [1, 66, 1, 1, 64, [0, 1], [1]],
+    [1, 34, 2, 1, 128, [1], [0, 1]],
+    [1, 130, 1, 1, 16, [], [0, 1]],
+    [2, 18, 4, 2, 80, [], [1]],
+    [3, 1, 4, 2, 32, [], [0, 1]],
+    [2, 5, 2, 1, 16, [], [0, 1]],
+    [1, 20, 2, 1, 20, [], [0, 1]],
+    [1, 34, 1, 1, 256, [0, 1], [1]],
+    [1, 11, 1, 1, 260, [0, 1], []],
+  ] as const
+).flatMap(([B, T, H, KV, n, ...causals]) =>
+  causals.flatMap((values, half) =>
+    values.map((causal) => ({ B, T, H, KV, n, causal, half: half === 1, alignment: 256 })),
+  ),
+);
+
+const HALF: readonly AttentionCase[] = [
+  { B: 1, T: 34, H: 2, KV: 1, n: 64, causal: 1, half: true },
+  { B: 1, T: 33, H: 2, KV: 2, n: 19, causal: 1, half: true },
+  ...[0, 1, 2].map((rank) => ({
+    ...{ B: 2, T: 7, H: 2, KV: 2, n: 16, causal: 1, half: true, alignment: 256 },
+    ...{ heads: 6, kvHeads: 2, headAxes: TENSOR_PARALLEL, rank },
+  })),
+];
+
 function attentionOps(c: AttentionCase): OpCase[] {
   const { B, T, H, KV, n, causal, rank } = c;
   const attrs = {
     ...{ heads: c.heads ?? H, kvHeads: c.kvHeads ?? KV, headDim: n, causal },
     ...{ headAxes: c.headAxes ?? 0, kvHeadAxes: c.kvHeadAxes ?? 0 },
   };
-  const where = rank === undefined ? {} : { mesh: MESH, rank };
+  const where = {
+    ...(rank === undefined ? {} : { mesh: MESH, rank }),
+    ...(c.alignment === undefined ? {} : { alignment: c.alignment }),
+  };
   const title = `${JSON.stringify(c)}`;
+  const dtype = c.half ? "bfloat16" : "float32";
   const random = (salt: number, factor = 1, ...shape: number[]): Tensor => ({
     shape,
+    dtype,
     values: (i) => factor * pseudoRandom(i, salt),
   });
   const q = random(1, c.sharp, B, T, H * n);
@@ -133,7 +178,8 @@ function attentionOps(c: AttentionCase): OpCase[] {
   const [dOut, lse] = [random(4, 1, B, T, H * n), t(B, T, H)];
   // Scores as large as `sharp` carry its roundings into the exponent.
   const sharp = c.sharp ?? 1;
-  const forward = { title, attrs, ...where, tolerance: ATTENTION_TOL * sharp };
+  const exact = { title, attrs, ...where, tolerance: ATTENTION_TOL * sharp };
+  const forward = { ...exact, tolerance: (c.half ? HALF_ATTENTION_TOL : ATTENTION_TOL) * sharp };
   const withStats: OpCase = {
     ...forward,
     op: "attentionWithStats",
@@ -142,17 +188,17 @@ function attentionOps(c: AttentionCase): OpCase[] {
   };
   const result = resultOf(withStats);
   const saved: Tensor[] = [
-    { shape: q.shape, values: (i) => get(result()[0], i) },
+    { shape: q.shape, dtype, values: (i) => get(result()[0], i) },
     { shape: lse.shape, values: (i) => get(result()[1], i) },
   ];
   const backward = {
     ...forward,
     inputs: [dOut, q, k, v, ...saved],
-    tolerance: ATTENTION_GRAD_TOL * sharp,
+    tolerance: (c.half ? HALF_ATTENTION_GRAD_TOL : ATTENTION_GRAD_TOL) * sharp,
   };
   return [
     { ...forward, op: "attention", inputs: [q, k, v], outputs: [q] },
-    { ...forward, op: "attentionStats", inputs: [q, k], outputs: [lse] },
+    { ...exact, op: "attentionStats", inputs: [q, k], outputs: [lse] },
     withStats,
     { ...backward, op: "attentionDq", outputs: [q] },
     { ...backward, op: "attentionDk", outputs: [k] },
@@ -173,9 +219,10 @@ function resultOf(op: OpCase): () => number[][] {
 function operandsOf(op: OpCase): OpOperands {
   const mesh = op.mesh ?? { axes: [] };
   return {
-    inputs: op.inputs.map(({ shape, values }) =>
-      range(product(shape)).map((i) => Math.fround(values?.(i) ?? Number.NaN)),
-    ),
+    inputs: op.inputs.map(({ shape, dtype, values }) => {
+      const round = dtype === "bfloat16" ? (x: number) => fromBfloat16(toBfloat16(x)) : Math.fround;
+      return range(product(shape)).map((i) => round(values?.(i) ?? Number.NaN));
+    }),
     shapes: op.inputs.map(({ shape }) => shape),
     attrs: op.attrs ?? {},
     scalars: scalarsOf(op),
@@ -268,7 +315,7 @@ const splitClasses: OpCase[] = [0, 1, 2, 5].flatMap((rank): OpCase[] => {
 export const ATTENTION_CASES: readonly OpCase[] = [
   ...ropes,
   ...farPositions,
-  ...CASES.flatMap(attentionOps),
+  ...[...CASES, ...TILED, ...HALF].flatMap(attentionOps),
   ...crossEntropy,
   ...splitClasses,
 ];
