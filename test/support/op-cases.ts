@@ -19,6 +19,7 @@ import { ATTENTION_CASES, LARGE_ATTENTION_CASES } from "./op-cases-attention.ts"
 import { DECODE_CASES, LARGE_DECODE_CASES } from "./op-cases-decode.ts";
 import { LINEAR_CASES } from "./op-cases-linear.ts";
 import { LARGE_MODEL_CASES, MODEL_CASES } from "./op-cases-model.ts";
+import { ROW_CASES } from "./op-cases-rows.ts";
 import { STREAM_CASES } from "./op-cases-streams.ts";
 
 const PRODUCTS: readonly (readonly [M: number, O: number, I: number])[] = [
@@ -550,6 +551,7 @@ export const OP_CASES: readonly OpCase[] = [
   ...DECODE_CASES,
   ...LINEAR_CASES,
   ...STREAM_CASES,
+  ...ROW_CASES,
 ];
 
 /** Long enough that several threads share the work. Outputs must be the same bits for any number of them. */
