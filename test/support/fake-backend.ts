@@ -1,13 +1,13 @@
 import koffi from "koffi";
-import { InternalError, ResourceExhaustedError } from "../../shared/errors.ts";
+import { DeviceError, InternalError, ResourceExhaustedError } from "../../shared/errors.ts";
 import type { StepScalars } from "../../shared/optimizer/step-scalars.ts";
 import type { ComputeInstruction, Program, StoredTensor } from "../../shared/program/program.ts";
 import type {
-  Backend,
   CollectiveOperands,
   LoadedProgram,
   MemoryAccount,
 } from "../../worker/backend/backend.ts";
+import type { ChosenBackend } from "../../worker/backend/create-backend.ts";
 import type { BackendChoice } from "../../worker/compute/backend-loader.ts";
 
 /** URL of this module, for `WorkerOptions.backendModule`. */
@@ -15,20 +15,39 @@ export const FAKE_BACKEND = import.meta.url;
 
 /**
  * A backend of whole numbers, for tests of what runs around a backend. Its device says what is wrong with it:
- * `refuse` (memory), `extra:BYTES` (asks for more than predicted), `leak` (keeps memory), else nothing.
+ * `refuse` (memory), `extra:BYTES` (asks for more than predicted), `leak` (keeps memory), `lost` (as it loads a program),
+ * `lost-read` (as its weights are read), `gpu:WORKSPACE:MEMORY` (has memory of its own, and takes some), else nothing.
  */
-export function createBackend(choice: BackendChoice): Backend {
+export function createBackend(choice: BackendChoice): ChosenBackend {
   const account = new Account();
+  const [, workspace = "0", memory] = /^gpu:(\d+):(\d+)$/.exec(choice.device) ?? [];
+  const workspaceBytes = Number(workspace);
   return {
     name: "reference",
-    precisions: ["float32"],
+    precisions: memory === undefined ? ["float32"] : ["float32", "bfloat16"],
     device: choice.device === "" ? "fake" : choice.device,
     fingerprint: "fake 1",
+    reason: `a test asked for ${choice.backend}`,
     memory: account,
-    workspaceBytes: 0,
-    close: () => undefined,
-    load: (program, rank) => new FakeProgram(program, rank, choice.device, account),
+    workspaceBytes,
+    ...(memory === undefined ? {} : { memoryBytes: Number(memory) }),
+    close: () => account.free("workspace", account.byKind()["workspace"] ?? 0),
+    load: (program, rank) => {
+      if (workspaceBytes > 0) account.allocate("workspace", workspaceBytes);
+      return new FakeProgram(program, rank, choice.device, account);
+    },
   };
+}
+
+/** What a driver says whose device is gone, or is full. */
+function deviceError(call: string, kind: "lost" | "full"): DeviceError {
+  const status = kind === "lost" ? "FAKE_ERROR_DEVICE_LOST" : "FAKE_ERROR_OUT_OF_MEMORY";
+  return new DeviceError(`${call}(0x7f0000001000, 4096) failed: ${status} (7)`, {
+    code: kind === "lost" ? "UNAVAILABLE" : "RESOURCE_EXHAUSTED",
+    call,
+    status,
+    fatal: kind === "lost",
+  });
 }
 
 class Account implements MemoryAccount {
@@ -59,6 +78,7 @@ class FakeProgram implements LoadedProgram {
   readonly #rank: number;
   readonly #account: Account;
   readonly #leak: boolean;
+  readonly #losesRead: boolean;
   readonly #held: (readonly [kind: string, bytes: number])[];
   #arena: ArrayBuffer | undefined;
 
@@ -66,10 +86,12 @@ class FakeProgram implements LoadedProgram {
     if (device === "refuse") {
       throw new ResourceExhaustedError(`fake: the system refuses ${program.arenaBytes} bytes`);
     }
+    if (device === "lost") throw deviceError("fakeAllocate", "lost");
     this.#program = program;
     this.#rank = rank;
     this.#account = account;
     this.#leak = device === "leak";
+    this.#losesRead = device === "lost-read";
     this.#held = Object.entries(program.memoryByKind);
     const extra = /^extra:(\d+)$/.exec(device)?.[1];
     if (extra !== undefined) this.#held = [...this.#held, ["workspace", Number(extra)]];
@@ -112,6 +134,12 @@ class FakeProgram implements LoadedProgram {
         if (this.#concerns(attrs, scalars))
           throw new ResourceExhaustedError("fake: the device is lost");
         return;
+      case "loseDevice":
+        if (this.#concerns(attrs, scalars)) throw deviceError("fakeLaunch", "lost");
+        return;
+      case "fillDevice":
+        if (this.#concerns(attrs, scalars)) throw deviceError("fakeAllocate", "full");
+        return;
       case "crash":
         if (this.#concerns(attrs, scalars)) setThrowLater();
         return;
@@ -134,6 +162,9 @@ class FakeProgram implements LoadedProgram {
   }
 
   read(slot: number, into: Uint8Array, offsetBytes = 0): void {
+    if (this.#losesRead && this.#program.stored.some((tensor) => tensor.slot === slot)) {
+      throw deviceError("fakeCopy", "lost");
+    }
     into.set(this.#bytes(slot).subarray(offsetBytes, offsetBytes + into.length));
   }
 
