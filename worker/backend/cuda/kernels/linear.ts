@@ -22,7 +22,8 @@ const ROW_COUNTS = [1, 2, 4, 8, 16];
 /** Weight rows of a block of `linear`: 8 warps of 4. */
 const LINEAR_ROWS = 32;
 
-/** Weight rows that each block of `linearDx` sums over, at least: one share of each of its warps. */
+/** Weight rows that a warp of `linearDx` takes at a time, and its block of 8 warps at least. */
+const WARP_ROWS = 32;
 const LEAST_SPAN = 256;
 /** Blocks of `linearDx` that fill a device: twice what an H100 holds. A number of shapes alone, since sums depend on it. */
 const DX_BLOCKS = 512;
@@ -73,7 +74,7 @@ function linearOf(l: Launcher, precision: Precision): Pick<Kernels, Linear> {
         const across = (perLane: number): number => Math.ceil(I / (32 * perLane));
         const wanted = Math.min(DX_BLOCKS / across(16 / bytes), O / LEAST_SPAN);
         const parts = Math.max(1, Math.floor(wanted));
-        const span = Math.ceil(O / parts);
+        const span = WARP_ROWS * Math.ceil(O / parts / WARP_ROWS);
         const sums = parts === 1 ? NULL : l.scratch.address;
         const blocks = across(vectors ? 16 / bytes : 4) * parts;
         backward(M, vectors)(blocks, THREADS, 0, dy, w, dx, sums, M, O, I, span);

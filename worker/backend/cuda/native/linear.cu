@@ -10,20 +10,24 @@
 #define THREADS 256
 #define WARPS (THREADS / 32)
 
-/* A lane's share of 32 * count consecutive elements of a row: a vector, or single elements where rows are not aligned. */
+/*
+ * A lane's share of 32 * count consecutive elements of a row: a vector, or where rows are not aligned to vectors single elements
+ * that are 32 apart. Its first element is first(lane), the others are place(j) behind that.
+ */
 template <typename T, bool VECTORS>
 struct strip {
   static constexpr int count = lanes<T>::count;
   uint4 bits;
   static RM_CALL int first(int lane) { return lane * count; }
   static RM_CALL int place(int j) { return j; }
-  /* Elements from p[k] on, zeros past n. */
-  RM_CALL void load(const T *p, i64 k, i64 n) {
-    bits = k < n ? load16(p + k) : make_uint4(0, 0, 0, 0);
+  RM_CALL void load(const T *p) { bits = load16(p); }
+  RM_CALL void load_once(const T *p) { bits = load16_once(p); }
+  /* From element k on of a row of n; zeros past its end. */
+  RM_CALL void load_part(const T *row, i64 k, i64 n) {
+    bits = k < n ? load16(row + k) : make_uint4(0, 0, 0, 0);
   }
-  RM_CALL void load_once(const T *p, i64 k, i64 n) {
-    bits = k < n ? load16_once(p + k) : make_uint4(0, 0, 0, 0);
-  }
+  /* Past the end of the row anything of it: no load waits for a branch. */
+  RM_CALL void load_within(const T *row, i64 k, i64 n) { load_once(row + min(k, n - count)); }
   RM_CALL void floats(float (&x)[count]) const { unpack(bits, x); }
 };
 
@@ -33,11 +37,19 @@ struct strip<T, false> {
   float value[count];
   static RM_CALL int first(int lane) { return lane; }
   static RM_CALL int place(int j) { return 32 * j; }
-  RM_CALL void load(const T *p, i64 k, i64 n) {
+  RM_CALL void load(const T *p) {
 #pragma unroll
-    for (int j = 0; j < count; j++) value[j] = k + 32 * j < n ? widen(p[k + 32 * j]) : 0.0f;
+    for (int j = 0; j < count; j++) value[j] = widen(p[32 * j]);
   }
-  RM_CALL void load_once(const T *p, i64 k, i64 n) { load(p, k, n); }
+  RM_CALL void load_once(const T *p) { load(p); }
+  RM_CALL void load_part(const T *row, i64 k, i64 n) {
+#pragma unroll
+    for (int j = 0; j < count; j++) value[j] = k + 32 * j < n ? widen(row[k + 32 * j]) : 0.0f;
+  }
+  RM_CALL void load_within(const T *row, i64 k, i64 n) {
+#pragma unroll
+    for (int j = 0; j < count; j++) value[j] = widen(row[min(k + 32 * j, n - 1)]);
+  }
   RM_CALL void floats(float (&x)[count]) const {
 #pragma unroll
     for (int j = 0; j < count; j++) x[j] = value[j];
@@ -71,6 +83,24 @@ RM_DEVICE float warp_sums(float *v, int lane) {
   }
 }
 
+/* sum[c * ROWS + r] += x_r . w_c for strips of ROWS rows of x, each as `load_x(r)` gives it, and WEIGHT_ROWS rows of w. */
+template <int ROWS, typename P, typename Load>
+RM_DEVICE void add_products(const Load &load_x, const P (&w)[WEIGHT_ROWS],
+                            float (&sum)[WEIGHT_ROWS * ROWS]) {
+  float wc[WEIGHT_ROWS][P::count];
+#pragma unroll
+  for (int c = 0; c < WEIGHT_ROWS; c++) w[c].floats(wc[c]);
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
+    float xr[P::count];
+    load_x(r).floats(xr);
+#pragma unroll
+    for (int c = 0; c < WEIGHT_ROWS; c++)
+#pragma unroll
+      for (int j = 0; j < P::count; j++) sum[c * ROWS + r] += xr[j] * wc[c][j];
+  }
+}
+
 /*
  * Each warp forms ROWS x WEIGHT_ROWS dots; ROWS >= M, those past M repeat the last row. The next vectors of w are on their
  * way while the last are used: 2 KiB for each of 16 warps on a multiprocessor, twice what latency asks for.
@@ -78,38 +108,48 @@ RM_DEVICE float warp_sums(float *v, int lane) {
 template <typename T, int ROWS, bool VECTORS>
 RM_DEVICE void linear(const T *x, const T *w, T *y, int M, i64 O, i64 I) {
   using piece = strip<T, VECTORS>;
-  constexpr int V = piece::count, STEP = 32 * V, SUMS = WEIGHT_ROWS * ROWS;
-  const int lane = threadIdx.x & 31;
+  constexpr int STEP = 32 * piece::count, SUMS = WEIGHT_ROWS * ROWS;
+  const int lane = threadIdx.x & 31, first = piece::first(lane);
   const i64 o = ((i64)blockIdx.x * WARPS + (threadIdx.x >> 5)) * WEIGHT_ROWS;
   if (o >= O) return;
-  const T *row[WEIGHT_ROWS];
-#pragma unroll
-  for (int c = 0; c < WEIGHT_ROWS; c++) row[c] = w + min(o + c, O - 1) * I;
+  const int last = (int)min((i64)(WEIGHT_ROWS - 1), O - 1 - o);
+  w += o * I;
 
   float sum[SUMS];
 #pragma unroll
   for (int s = 0; s < SUMS; s++) sum[s] = 0.0f;
-  i64 k = piece::first(lane);
   piece ahead[WEIGHT_ROWS];
+  if (STEP <= I) {
 #pragma unroll
-  for (int c = 0; c < WEIGHT_ROWS; c++) ahead[c].load_once(row[c], k, I);
-  for (i64 start = 0; start < I; start += STEP, k += STEP) {
-    float here[WEIGHT_ROWS][V];
+    for (int c = 0; c < WEIGHT_ROWS; c++) ahead[c].load_once(w + min(c, last) * I + first);
+  }
+  i64 k = 0;
+  for (; k + STEP <= I; k += STEP) {
+    piece here[WEIGHT_ROWS];
 #pragma unroll
-    for (int c = 0; c < WEIGHT_ROWS; c++) ahead[c].floats(here[c]);
+    for (int c = 0; c < WEIGHT_ROWS; c++) here[c] = ahead[c];
+    if (k + 2 * STEP <= I) {
 #pragma unroll
-    for (int c = 0; c < WEIGHT_ROWS; c++) ahead[c].load_once(row[c], k + STEP, I);
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-      piece loaded;
-      float xr[V];
-      loaded.load(x + min(r, M - 1) * I, k, I);
-      loaded.floats(xr);
-#pragma unroll
-      for (int c = 0; c < WEIGHT_ROWS; c++)
-#pragma unroll
-        for (int j = 0; j < V; j++) sum[c * ROWS + r] += xr[j] * here[c][j];
+      for (int c = 0; c < WEIGHT_ROWS; c++) ahead[c].load_once(w + min(c, last) * I + k + STEP + first);
     }
+    add_products<ROWS>(
+        [&](int r) {
+          piece loaded;
+          loaded.load(x + min(r, M - 1) * I + k + first);
+          return loaded;
+        },
+        here, sum);
+  }
+  if (k < I) {
+#pragma unroll
+    for (int c = 0; c < WEIGHT_ROWS; c++) ahead[c].load_part(w + min(c, last) * I, k + first, I);
+    add_products<ROWS>(
+        [&](int r) {
+          piece loaded;
+          loaded.load_part(x + min(r, M - 1) * I, k + first, I);
+          return loaded;
+        },
+        ahead, sum);
   }
 
   constexpr int AT_ONCE = SUMS < 32 ? SUMS : 32;
@@ -147,6 +187,22 @@ LINEAR(bf16, bf16, 8)
 /* Sums that a block puts together at once: 32 KiB. */
 #define SHARED_SUMS 8192
 
+/* sum[r] += d[q * ROWS + r] w[q] for N rows of w. */
+template <typename P, int ROWS, int N>
+RM_DEVICE void add_rows(const float *d, const P (&w)[N], float (&sum)[ROWS][P::count]) {
+#pragma unroll
+  for (int q = 0; q < N; q++) {
+    float wq[P::count];
+    w[q].floats(wq);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      const float dr = d[q * ROWS + r];
+#pragma unroll
+      for (int j = 0; j < P::count; j++) sum[r][j] += dr * wq[j];
+    }
+  }
+}
+
 /*
  * A block forms ROWS x 32 * count sums over `span` rows of w, its warps taking 32 of them in turns; ROWS >= M. A lane keeps the
  * sums of its columns in registers, and dy, the same for all columns, comes from shared memory, four values in a load.
@@ -176,22 +232,21 @@ RM_DEVICE void linear_dx(const T *dy, const T *w, T *dx, float *parts, int M, i6
       staged[lane * ROWS + r] = r < M && o + lane < end ? widen(dy[r * O + o + lane]) : 0.0f;
     __syncwarp();
     const int rows = (int)min((i64)32, end - o);
-    for (int u = 0; u < rows; u += IN_FLIGHT) {
+    const T *from = w + o * I;
+    int u = 0;
+#pragma unroll 1
+    for (; u + IN_FLIGHT <= rows; u += IN_FLIGHT) {
       piece loaded[IN_FLIGHT];
 #pragma unroll
-      for (int q = 0; q < IN_FLIGHT; q++)
-        loaded[q].load_once(w + (o + u + q) * I, i, u + q < rows ? I : 0);
-#pragma unroll
-      for (int q = 0; q < IN_FLIGHT; q++) {
-        float wq[V];
-        loaded[q].floats(wq);
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-          const float d = staged[(u + q) * ROWS + r];
-#pragma unroll
-          for (int j = 0; j < V; j++) sum[r][j] += d * wq[j];
-        }
-      }
+      for (int q = 0; q < IN_FLIGHT; q++) loaded[q].load_within(from + (u + q) * I, i, I);
+      after_loads();
+      add_rows(staged + u * ROWS, loaded, sum);
+    }
+#pragma unroll 1
+    for (; u < rows; u++) {
+      piece loaded[1];
+      loaded[0].load_within(from + u * I, i, I);
+      add_rows(staged + u * ROWS, loaded, sum);
     }
   }
 
