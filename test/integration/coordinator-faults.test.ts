@@ -112,7 +112,7 @@ describe("coordinator: faults", function () {
     const { error } = await coordinator.finished(jobId);
     expect(error).to.deep.include({
       code: "RESOURCE_EXHAUSTED",
-      message: "arena: 5 GB asked, 1 GB there",
+      message: "rank 1 (worker w1): arena: 5 GB asked, 1 GB there",
       rank: 1,
       worker: "w1",
       step: 0,
