@@ -7,26 +7,26 @@
 #include "factors.cuh"
 #include "product_tile_half.cuh"
 
-/* Half of the sums wait in registers while the others are used up: a lane then has room for two rows, else for four. */
-template <typename T>
-constexpr bool SUMS_STAY = !RM_TENSOR_CORES || sizeof(T) == 4;
+/* Weight rows of a warp at a time. */
+#define BAND_ROWS 4
 
 template <typename T, update_kind KIND, bool VECTORS>
 RM_DEVICE void update_tile(const T *dy, const T *x, float *w, float *m, float *v, i64 M, i64 O, i64 I,
                            const float *factor, const step_scalars *scalars) {
   using lane_at = band_lane<VECTORS>;
-  constexpr int BAND_ROWS = SUMS_STAY<T> ? 2 : 4;
   i64 o0, i0;
   tile_place(O, I, o0, i0);
   const float f = factor_of(factor);
   const int warp = threadIdx.x >> 5, warps = blockDim.x >> 5, column = lane_at::first(threadIdx.x & 31);
-  product_tile<VECTORS>(dy, x, M, O, I, o0, i0, [&](const float *sums, int stride, int first, int rows) {
+  product_tile<VECTORS>(dy, x, M, O, I, o0, i0, [&](const float *sums, int stride, int rows,
+                                                        const auto &place) {
     const i64 i = i0 + column;
     if (i >= I) return;
 #pragma unroll 1
-    for (int r = warp * BAND_ROWS; r < rows && o0 + first + r < O; r += warps * BAND_ROWS)
-      update_band<KIND, VECTORS, BAND_ROWS>({w, m, v}, O, I, o0 + first + r, i, scalars,
-                                 [&](float (&g)[BAND_ROWS][4]) {
+    for (int r = warp * BAND_ROWS; r < rows; r += warps * BAND_ROWS) {
+      const i64 o = o0 + place(r);
+      if (o >= O) continue;
+      update_band<KIND, VECTORS, BAND_ROWS>({w, m, v}, O, I, o, i, scalars, [&](float (&g)[BAND_ROWS][4]) {
 #pragma unroll
         for (int c = 0; c < BAND_ROWS; c++) {
           const float *at = sums + (r + c) * stride + column;
@@ -40,6 +40,7 @@ RM_DEVICE void update_tile(const T *dy, const T *x, float *w, float *m, float *v
           for (int j = 0; j < 4; j++) g[c][j] *= f;
         }
       });
+    }
   });
 }
 
@@ -50,7 +51,7 @@ RM_DEVICE void square_tile(const T *dy, const T *x, double *parts, i64 M, i64 O,
   i64 o0, i0;
   tile_place(O, I, o0, i0);
   double total = 0.0;
-  product_tile<VECTORS>(dy, x, M, O, I, o0, i0, [&](const float *sums, int stride, int, int rows) {
+  product_tile<VECTORS>(dy, x, M, O, I, o0, i0, [&](const float *sums, int stride, int rows, const auto &) {
 #pragma unroll 4
     for (int e = threadIdx.x; e < rows * TILE; e += blockDim.x) {
       const double g = sums[e / TILE * stride + e % TILE];

@@ -2,8 +2,8 @@
  * A tile of dy^T x, dy(M,O) and x(M,I), by one block, for kernels that use it up where it is formed. Both factors have the sums'
  * index M as their rows, so their slabs go to shared memory as they lie. Sums run over M in order.
  *
- * product_tile calls use(sums, stride, first, rows) in all threads: sums[r * stride + c] is row first + r and column c of the
- * tile, in shared memory, zero past the edges of O and I.
+ * product_tile calls use(sums, stride, rows, place) in all threads: sums[r * stride + c], in shared memory, is row place(r) and
+ * column c of the tile, zero past the edges of O and I. From a multiple of 16 on, rows lie side by side in the tile too.
  */
 #pragma once
 #include "vectors.cuh"
@@ -115,20 +115,20 @@ RM_DEVICE void plain_product_tile(const T *dy, const T *x, i64 M, i64 O, i64 I, 
     __syncthreads();
   }
 
-  /* Half a tile at a time is what the slabs' memory holds. */
+  /* Half a tile at a time is what the slabs' memory holds: half of each thread's rows, so that it keeps half of its sums. */
   float *const sums = &slabs[0][0][0][0];
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    if (row / 64 == half) {
 #pragma unroll
-      for (int r = 0; r < 8; r++)
+    for (int r = 0; r < 4; r++)
 #pragma unroll
-        for (int h = 0; h < 2; h++)
-          store4(sums + (row % 64 + r / 4 * 16 + r % 4) * TILE + column + 32 * h,
-                 make_float4(sum[r][4 * h], sum[r][4 * h + 1], sum[r][4 * h + 2], sum[r][4 * h + 3]));
-    }
+      for (int h = 0; h < 2; h++) {
+        const float *from = &sum[4 * half + r][4 * h];
+        store4(sums + (row / 32 * 16 + row % 32 + r) * TILE + column + 32 * h,
+               make_float4(from[0], from[1], from[2], from[3]));
+      }
     __syncthreads();
-    use(sums, TILE, 64 * half, 64);
+    use(sums, TILE, TILE / 2, [=](int r) { return r / 16 * 32 + 16 * half + r % 16; });
     __syncthreads();
   }
 }

@@ -103,7 +103,7 @@ RM_DEVICE void half_product_tile(const bf16 *dy, const bf16 *x, i64 M, i64 O, i6
         *(float2 *)(sums + (row + r * 16 + lane / 4 + 8 * h) * SUM_STRIDE + column + c * 8 +
                     lane % 4 * 2) = make_float2(sum[r][c][2 * h], sum[r][c][2 * h + 1]);
   __syncthreads();
-  use(sums, SUM_STRIDE, 0, TILE);
+  use(sums, SUM_STRIDE, TILE, [](int r) { return r; });
 }
 
 #endif
