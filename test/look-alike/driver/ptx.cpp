@@ -64,8 +64,10 @@ Variable read_variable(Words &words) {
     if (word == ".align" || word == ".ptr") {
       if (word == ".align") words.next();
     } else if (word == "[") {
-      variable.bytes *= number(words.next());
-      words.next();
+      // Dynamic shared memory has no size of its own: `dyn_smem[]`.
+      const std::string_view size = words.next();
+      variable.bytes *= number(size);
+      if (size != "]") words.next();
     } else if (const unsigned bytes = bytes_of_type(word); bytes != 0 && element == 0) {
       variable.bytes = element = bytes;
     } else if (word[0] != '.') {
