@@ -13,17 +13,19 @@ const MERGE_THREADS = 128;
 const SAMPLE_THREADS = 1024;
 
 export function decodeKernels(l: Launcher): Pick<Kernels, "attentionCached" | "sampleToken"> {
-  const attend = (G: 1 | 4 | 8) => ({
+  const attend = (G: number, name: string) => ({
     G,
-    launch: l.kernel("decode", `rm_attention_cached_${G}`, "aaaaaaaat"),
+    launch: l.kernel("decode", `rm_attention_cached_${name}`, "aaaaaaaat"),
   });
-  const [one, four, eight] = [attend(1), attend(4), attend(8)];
+  const [one, four, eight] = [attend(1, "1"), attend(4, "4"), attend(8, "8")];
+  const any = attend(1, "any");
   const merge = l.kernel("decode", "rm_attention_merge", "aaaiii");
   const sample = l.kernel("decode", "rm_sample_token", "andnda");
 
   return {
     attentionCached(q, k, v, keys, values, o, H, KV, headDim, group, shift, position) {
-      const { G, launch } = group === 1 ? one : group <= 4 ? four : eight;
+      const isVector = headDim % 4 === 0 && [k, v, keys, values].every((at) => at % 16 === 0);
+      const { G, launch } = !isVector ? any : group === 1 ? one : group <= 4 ? four : eight;
       const chunks = Math.ceil(group / G);
       const parts = Math.ceil(headDim / PART);
       const across = KV * chunks * parts;

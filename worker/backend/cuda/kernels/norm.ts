@@ -11,11 +11,11 @@ const COLUMN_ROWS = 32;
 /** Rows that one warp or block sums at least, before it hands its sums on. */
 const SUMMED_ROWS = 4;
 /** Threads of a multiprocessor that the registers of gradients leave room for. */
-const RESIDENT_THREADS = 768;
+const RESIDENT_THREADS = { warp8: 1024, warp32: 512, block16: 768, block32: 512, any: 1024 };
 
 /** How rows of a width are shared out: the kernels' name, threads of a block, and rows that a block has at once. */
 interface Shape {
-  readonly name: "warp8" | "warp32" | "block16" | "block32" | "any";
+  readonly name: keyof typeof RESIDENT_THREADS;
   readonly threads: number;
   readonly rows: number;
 }
@@ -61,7 +61,8 @@ function norms(l: Launcher, suffix: "f32" | "bf16", elementBytes: number): Pick<
         l.zero(dg, 4 * D);
         return;
       }
-      const resident = Math.max(1, Math.floor(RESIDENT_THREADS / threads)) * l.multiprocessors;
+      const resident =
+        Math.max(1, Math.floor(RESIDENT_THREADS[name] / threads)) * l.multiprocessors;
       const fitting = Math.floor(l.scratch.bytes / (4 * D));
       const wanted = Math.min(Math.ceil(M / (rows * SUMMED_ROWS)), resident, fitting);
       // One block's sums are dg itself. So are those of rows too wide for the scratch.

@@ -21,10 +21,11 @@ struct cached_sizes {
   int tiles, chunks, parts;
 };
 
-/* Four features from p on, `left` of which there are. */
-RM_DEVICE float4 load_features(const float *p, int left, bool vector) {
+/* Four features from p on, `left` of which there are: all or none where they are read as one vector. */
+template <bool VECTOR>
+RM_DEVICE float4 load_features(const float *p, int left) {
   if (left <= 0) return make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-  if (vector) return load4(p);
+  if constexpr (VECTOR) return load4(p);
   return make_float4(p[0], left > 1 ? p[1] : 0.0f, left > 2 ? p[2] : 0.0f, left > 3 ? p[3] : 0.0f);
 }
 
@@ -59,22 +60,21 @@ RM_DEVICE void add_scaled(float4 &to, float by, float4 v) {
 }
 
 /* scores[g][s] of `count` positions from `first` on; -infinity behind them. SHARE lanes have a position. */
-template <int G>
+template <int G, bool VECTOR>
 RM_DEVICE void tile_scores(const float *q, const float *k, const float *keys, float (*scores)[TILE],
-                           const cached_sizes &n, i64 head, int heads, int first, int count,
-                           bool vector) {
+                           const cached_sizes &n, i64 head, int heads, int first, int count) {
   const int lane = threadIdx.x & 31, mine = lane & (SHARE - 1);
   const float scale = 1.0f / sqrtf((float)n.features);
   const i64 stride = (i64)n.KV * n.features;
-#pragma unroll 2
+#pragma unroll(VECTOR ? 2 : 1)
   for (int s = lane / SHARE; s < TILE; s += 32 / SHARE) {
     const int at = first + s;
     const float *key = at == n.position ? k + head : keys + at * stride + head;
     float dots[G] = {};
     if (s < count) {
-#pragma unroll 4
+#pragma unroll(VECTOR ? 4 : 1)
       for (int f = 4 * mine; f < n.features; f += 4 * SHARE) {
-        const float4 x = load_features(key + f, n.features - f, vector);
+        const float4 x = load_features<VECTOR>(key + f, n.features - f);
 #pragma unroll
         for (int g = 0; g < G; g++) {
           if (g >= heads) continue;
@@ -94,10 +94,10 @@ RM_DEVICE void tile_scores(const float *q, const float *k, const float *keys, fl
 }
 
 /* Turns scores into weights and adds the tile to the running softmax. */
-template <int G>
+template <int G, bool VECTOR>
 RM_DEVICE void add_tile(warp_softmax<G> &own, const float *v, const float *values,
                         float (*scores)[TILE], const cached_sizes &n, const cached_block &block,
-                        i64 head, int first, int count, bool vector) {
+                        i64 head, int first, int count) {
   const int lane = threadIdx.x & 31;
 #pragma unroll
   for (int g = 0; g < G; g++) {
@@ -117,11 +117,11 @@ RM_DEVICE void add_tile(warp_softmax<G> &own, const float *v, const float *value
   while (across > 1 && across * 2 >= width) across >>= 1;
   const int f = 4 * (lane & (across - 1)), rows = 32 / across;
   const i64 stride = (i64)n.KV * n.features;
-#pragma unroll 8
+#pragma unroll(VECTOR ? 4 : 1)
   for (int s = lane / across; s < count; s += rows) {
     const int at = first + s;
     const float *row = at == n.position ? v + head : values + at * stride + head;
-    const float4 x = load_features(row + offset + f, width - f, vector);
+    const float4 x = load_features<VECTOR>(row + offset + f, width - f);
 #pragma unroll
     for (int g = 0; g < G; g++)
       if (g < block.heads) add_scaled(own.values[g], scores[g][s], x);
@@ -136,7 +136,7 @@ RM_DEVICE void add_tile(warp_softmax<G> &own, const float *v, const float *value
  * Dynamic shared memory: scores of the warps, and behind them the queries, later the warps' weighted values. What is static is a
  * multiple of 16 bytes, so that both lie on such.
  */
-template <int G>
+template <int G, bool VECTOR>
 RM_DEVICE void attend(const float *q, const float *k, const float *v, float *keys, float *values,
                       float *o, float *stats, float *sums, const cached_sizes &n) {
   extern __shared__ float dyn_smem[];
@@ -152,8 +152,6 @@ RM_DEVICE void attend(const float *q, const float *k, const float *v, float *key
     }
   }
   if (block.heads <= 0) return;
-  const bool vector = n.features % 4 == 0 && aligned16(k) && aligned16(v) && aligned16(keys) &&
-                      aligned16(values);
   float(*scores)[TILE] = (float(*)[TILE])dyn_smem + warp * G;
   float *queries = dyn_smem + WARPS * G * TILE;
   const int padded = (n.features + 3) & ~3;
@@ -172,9 +170,9 @@ RM_DEVICE void attend(const float *q, const float *k, const float *v, float *key
   }
   for (int first = block.begin + warp * TILE; first < block.end; first += WARPS * TILE) {
     const int count = min(TILE, block.end - first);
-    tile_scores<G>(queries, k, keys, scores, n, head, block.heads, first, count, vector);
+    tile_scores<G, VECTOR>(queries, k, keys, scores, n, head, block.heads, first, count);
     __syncwarp();
-    add_tile<G>(own, v, values, scores, n, block, head, first, count, vector);
+    add_tile<G, VECTOR>(own, v, values, scores, n, block, head, first, count);
   }
 
   /* Lanes that have the same features, then warps. */
@@ -245,15 +243,16 @@ RM_KERNEL rm_attention_merge(const float *stats, const float *sums, float *o, in
   }
 }
 
-#define CACHED(G)                                                                                  \
-  RM_KERNEL __launch_bounds__(32 * WARPS) rm_attention_cached_##G(                                 \
+#define CACHED(NAME, G, VECTOR)                                                                    \
+  RM_KERNEL __launch_bounds__(32 * WARPS, 4) rm_attention_cached_##NAME(                           \
       const float *q, const float *k, const float *v, float *keys, float *values, float *o,        \
       float *stats, float *sums, const cached_sizes sizes) {                                       \
-    attend<G>(q, k, v, keys, values, o, stats, sums, sizes);                                       \
+    attend<G, VECTOR>(q, k, v, keys, values, o, stats, sums, sizes);                               \
   }
-CACHED(1)
-CACHED(4)
-CACHED(8)
+CACHED(1, 1, true)
+CACHED(4, 4, true)
+CACHED(8, 8, true)
+CACHED(any, 1, false)
 
 /* ---- the next token ---- */
 

@@ -336,7 +336,7 @@ rm_norm_columns(const float *partial, float *dg, i64 rows, i64 D) {
                                                       T *y, i64 M, i64 D, float eps) {             \
     norm_rows<T, ELEMENTS / lanes<T>::count, BLOCK>(x, g, b, y, M, (int)D, eps);                   \
   }                                                                                                \
-  RM_KERNEL __launch_bounds__(THREADS)                                                             \
+  RM_KERNEL __launch_bounds__(THREADS, 1)                                                          \
       rm_norm_grad_##NAME(int layer, const T *dy, const T *x, const float *g, T *dx,               \
                           float *partial, i64 M, i64 D, float eps) {                               \
     norm_grad_rows<T, ELEMENTS / lanes<T>::count, BLOCK>(layer, dy, x, g, dx, partial, M, (int)D,  \
