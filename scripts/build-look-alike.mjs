@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // Builds dist/test-native/librankmesh_lookalike.so: test/look-alike, a CUDA driver and cuBLAS for machines without a GPU, and
 // in it worker/backend/cuda/native/*.cu compiled for the CPU. Prints the library's path. Does nothing when sources, flags and
-// compiler are those of the last build; else compiles only what changed. Builds may run beside each other.
+// compiler are those of the last build; else compiles only what changed. Builds may run beside each other. A .cu file that does
+// not compile is left out: whoever works on it does not hold up the others.
 //
 // A .cu file is preprocessed once for each target of its `// targets:` line, with __CUDA_ARCH__ as nvcc sets it, and compiled
 // once for each text that comes out. Kernels are found in that text, where macros are resolved.
@@ -25,6 +26,8 @@ import { promisify } from "node:util";
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const driverFolder = join(root, "test/look-alike");
 const kernelFolder = join(root, "worker/backend/cuda/native");
+// Of the look-alike's own tests.
+const probeFolder = join(driverFolder, "kernels");
 const outFolder = join(root, "dist/test-native");
 const objectFolder = join(outFolder, "objects");
 const library = join(outFolder, "librankmesh_lookalike.so");
@@ -98,7 +101,9 @@ function filesOf(folder, pattern) {
 
 const compiler = findCompiler();
 const driverFiles = filesOf(driverFolder, /\.(?:cpp|h)$/);
-const kernelFiles = filesOf(kernelFolder, /\.(?:cu|cuh)$/);
+const kernelFiles = [kernelFolder, probeFolder].flatMap((folder) =>
+  filesOf(folder, /\.(?:cu|cuh)$/),
+);
 const contents = new Map(
   [...driverFiles, ...kernelFiles].map((path) => [path, readFileSync(path, "utf8")]),
 );
@@ -231,7 +236,20 @@ async function kernelTexts(path) {
   return [...byText].map(([text, targets]) => rewrite(path, text, targets));
 }
 
+/** Sources of kernels that did not compile: the library is without them, and says so when their PTX is loaded. */
+const broken = [];
+
 async function compileKernels(path) {
+  try {
+    return await compileTexts(path);
+  } catch (error) {
+    broken.push(relative(root, path));
+    console.error(`build-look-alike: ${compiler.name} failed:\n${error.message}`);
+    return [];
+  }
+}
+
+async function compileTexts(path) {
   return Promise.all(
     (await kernelTexts(path)).map(async (unit) => {
       const args = [...FLAGS, ...KERNEL_FLAGS];
@@ -292,8 +310,13 @@ try {
   const link = ["-shared", "-pthread", "-Wl,-z,nodelete", "-o", scratch, ...objects, "-ldl", "-lm"];
   await promisify(execFile)(compiler.name, link);
   renameSync(scratch, library);
-  writeFileSync(`${stamp}.${process.pid}.tmp`, whole);
-  renameSync(`${stamp}.${process.pid}.tmp`, stamp);
+  if (broken.length > 0) {
+    rmSync(stamp, { force: true });
+    console.error(`build-look-alike: left out ${broken.join(", ")}`);
+  } else {
+    writeFileSync(`${stamp}.${process.pid}.tmp`, whole);
+    renameSync(`${stamp}.${process.pid}.tmp`, stamp);
+  }
   removeOldObjects(new Set(objects));
 } catch (error) {
   fail(`${compiler.name} failed:\n${error.stderr ?? error.message}`);
