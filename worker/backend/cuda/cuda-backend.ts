@@ -31,22 +31,33 @@ export class CudaBackend implements Backend {
 
   /**
    * @param options.device index or UUID; empty: the first
+   * @param options.maxCapability highest compute capability whose kernels are used; newer devices run older ones too
    * @param options.tf32 lets float32 products round their operands to TF32
    * @throws FailedPreconditionError when driver, cuBLAS or a device is missing
    */
-  constructor(options: { readonly device?: string; readonly tf32?: boolean } = {}) {
+  constructor(
+    options: {
+      readonly device?: string;
+      readonly maxCapability?: number;
+      readonly tf32?: boolean;
+    } = {},
+  ) {
     this.#libraries = openCudaLibraries();
     this.#tf32 = options.tf32 ?? false;
-    const device = findDevice(bindDriver(this.#libraries.driver), options.device ?? "");
+    const found = findDevice(bindDriver(this.#libraries.driver), options.device ?? "");
+    const { maxCapability = Number.POSITIVE_INFINITY } = options;
+    const computeCapability = Math.min(found.computeCapability, maxCapability);
+    const device = { ...found, computeCapability };
     this.#device = device;
     this.memoryBytes = device.memoryBytes;
     this.workspaceBytes = workspaceBytes(device.computeCapability);
     const cublas = `cuBLAS ${cublasVersion(this.#libraries.cublas)}`;
-    const driver = `driver of CUDA ${(device.driverVersion / 1000).toFixed(1)}`;
     const tf32 = this.#tf32 ? ["TF32 products"] : [];
-    const what = [`compute capability ${capability(device)}`, cublas, ...tf32];
-    this.device = [`${device.name} (${device.uuid})`, ...what, driver].join(", ");
-    this.fingerprint = [`cuda ${kernelsHash()}`, device.name, ...what, driver].join("; ");
+    // As much of the UUID as tells the devices of a host apart.
+    this.device = [`${device.name} ${device.uuid.slice(0, 12)}`, cublas, ...tf32].join(", ");
+    const driver = `driver of CUDA ${(device.driverVersion / 1000).toFixed(1)}`;
+    const what = [`compute capability ${capability(device)}`, cublas, ...tf32, driver];
+    this.fingerprint = [`cuda ${kernelsHash()}`, device.name, ...what].join("; ");
   }
 
   load(program: Program, rank: number): LoadedProgram {
