@@ -74,9 +74,10 @@ function fromFactors(l: Launcher, precision: Precision): Pick<Kernels, FromFacto
   ];
   const ROWS = "aaaaainnaai";
   const storeRows = launches("factors", "rows_store", ROWS);
+  const tiling = precision === "float32" ? "factor_tiles" : "factor_tiles_half";
   const kinds = (name: string) => ({
     rows: launches("factors", `rows_${name}`, ROWS),
-    tile: launches("factor_tiles", `tile_${name}`, "aaaaannnaa"),
+    tile: launches(tiling, `tile_${name}`, "aaaaannnaa"),
   });
   const [byAdamw, bySgd, byMomentum] = ["adamw", "sgd", "sgd_momentum"].map(kinds) as [
     Kind,
@@ -170,8 +171,8 @@ function squares(
   const combine = l.kernel("factors", "rm_gram_combine", "aannnn");
   const products = l.kernel("factors", `rm_gram_products_${suffix}`, "aaannn");
   const sum = l.kernel("factors", "rm_sum_doubles", "ana");
-  const squareTile = l.kernel("factor_tiles", "rm_tile_squares_bf16", "aaannn");
-  const squareOdd = l.kernel("factor_tiles", "rm_tile_squares_bf16_odd", "aaannn");
+  const squareTile = l.kernel("factor_tiles_half", "rm_tile_squares_bf16", "aaannn");
+  const squareOdd = l.kernel("factor_tiles_half", "rm_tile_squares_bf16_odd", "aaannn");
   const scratch = l.scratch.address;
 
   return (dy, x, M, O, I, s) => {

@@ -16,8 +16,11 @@ const THREADS = 256;
  */
 const FEW_ROWS: Readonly<Record<Precision, number>> = { float32: 16, bfloat16: 8 };
 
-/** Rows that there are kernels for; fewer rows take the next. */
-const ROW_COUNTS = [1, 2, 4, 8, 16];
+/** Rows that there are kernels for, of weights in vectors and of others; fewer rows take the next. */
+const ROW_COUNTS = {
+  float32: { vectors: [1, 4, 8, 16], odd: [8, 16] },
+  bfloat16: { vectors: [8], odd: [8] },
+} as const;
 
 /** Weight rows of a block of `linear`: 8 warps of 4. */
 const LINEAR_ROWS = 32;
@@ -39,8 +42,8 @@ export function linearHalfKernels(l: Launcher): Pick<Kernels, Linear> {
 function linearOf(l: Launcher, precision: Precision): Pick<Kernels, Linear> {
   const [suffix, bytes] = precision === "float32" ? ["f32", 4] : ["bf16", 2];
   const mostRows = FEW_ROWS[precision];
-  const forward = byRows(l, `rm_linear_${suffix}`, "aaainn", mostRows);
-  const backward = byRows(l, `rm_linear_dx_${suffix}`, "aaaainnn", mostRows);
+  const forward = byRows(l, `rm_linear_${suffix}`, "aaainn", ROW_COUNTS[precision]);
+  const backward = byRows(l, `rm_linear_dx_${suffix}`, "aaaainnn", ROW_COUNTS[precision]);
   const sumParts = l.kernel("linear", `rm_linear_dx_sum_${suffix}`, "aann");
   const operands = { inputs: precision, output: precision } as const;
   const inVectors = (I: number, ...addresses: readonly Address[]): boolean =>
@@ -84,22 +87,19 @@ function linearOf(l: Launcher, precision: Precision): Pick<Kernels, Linear> {
   };
 }
 
-/** Launches for at most `most` rows: of the kernel that moves vectors, or of the one for rows that are not aligned to them. */
+/** Launches by how many rows there are: of the kernel that moves vectors, or of the one for rows that are not aligned to them. */
 function byRows(
   l: Launcher,
   name: string,
   kinds: string,
-  most: number,
+  counts: Readonly<Record<"vectors" | "odd", readonly number[]>>,
 ): (M: number, vectors: boolean) => Launch {
-  const launches = Array.from({ length: most + 1 }, (_, M) => {
-    const rows = ROW_COUNTS.find((count) => count >= M) ?? most;
-    const kernel = `${name}_${rows}`;
-    return [l.kernel("linear", kernel, kinds), l.kernel("linear", `${kernel}_odd`, kinds)] as const;
-  });
+  const launches = (list: readonly number[], end: string): (readonly [number, Launch])[] =>
+    list.map((rows) => [rows, l.kernel("linear", `${name}_${rows}${end}`, kinds)]);
+  const [aligned, odd] = [launches(counts.vectors, ""), launches(counts.odd, "_odd")];
   return (M, vectors) => {
-    const [aligned, odd] = launches[M] ?? launches[most] ?? [];
-    const launch = vectors ? aligned : odd;
-    if (launch === undefined) throw new InternalError(`no kernel of ${name} for ${M} rows`);
-    return launch;
+    const found = (vectors ? aligned : odd).find(([rows]) => rows >= M);
+    if (found === undefined) throw new InternalError(`no kernel of ${name} for ${M} rows`);
+    return found[1];
   };
 }

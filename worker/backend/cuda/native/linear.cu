@@ -165,20 +165,20 @@ RM_DEVICE void linear(const T *x, const T *w, T *y, int M, i64 O, i64 I) {
   RM_KERNEL __launch_bounds__(THREADS, 2)                                                         \
       rm_linear_##NAME##_##ROWS(const T *x, const T *w, T *y, int M, i64 O, i64 I) {              \
     linear<T, ROWS, true>(x, w, y, M, O, I);                                                      \
-  }                                                                                               \
+  }
+#define LINEAR_ODD(T, NAME, ROWS)                                                                 \
   RM_KERNEL __launch_bounds__(THREADS, ROWS > 8 ? 1 : 2)                                          \
       rm_linear_##NAME##_##ROWS##_odd(const T *x, const T *w, T *y, int M, i64 O, i64 I) {        \
     linear<T, ROWS, false>(x, w, y, M, O, I);                                                     \
   }
 LINEAR(float, f32, 1)
-LINEAR(float, f32, 2)
 LINEAR(float, f32, 4)
 LINEAR(float, f32, 8)
 LINEAR(float, f32, 16)
-LINEAR(bf16, bf16, 1)
-LINEAR(bf16, bf16, 2)
-LINEAR(bf16, bf16, 4)
+LINEAR_ODD(float, f32, 8)
+LINEAR_ODD(float, f32, 16)
 LINEAR(bf16, bf16, 8)
+LINEAR_ODD(bf16, bf16, 8)
 
 /* ---- dx = dy w ---- */
 
@@ -281,21 +281,21 @@ RM_DEVICE void linear_dx(const T *dy, const T *w, T *dx, float *parts, int M, i6
       rm_linear_dx_##NAME##_##ROWS(const T *dy, const T *w, T *dx, float *parts, int M, i64 O,    \
                                    i64 I, i64 span) {                                             \
     linear_dx<T, ROWS, true>(dy, w, dx, parts, M, O, I, span);                                    \
-  }                                                                                               \
+  }
+#define LINEAR_DX_ODD(T, NAME, ROWS)                                                              \
   RM_KERNEL __launch_bounds__(THREADS, 2)                                                         \
       rm_linear_dx_##NAME##_##ROWS##_odd(const T *dy, const T *w, T *dx, float *parts, int M,     \
                                          i64 O, i64 I, i64 span) {                                \
     linear_dx<T, ROWS, false>(dy, w, dx, parts, M, O, I, span);                                   \
   }
 LINEAR_DX(float, f32, 1)
-LINEAR_DX(float, f32, 2)
 LINEAR_DX(float, f32, 4)
 LINEAR_DX(float, f32, 8)
 LINEAR_DX(float, f32, 16)
-LINEAR_DX(bf16, bf16, 1)
-LINEAR_DX(bf16, bf16, 2)
-LINEAR_DX(bf16, bf16, 4)
+LINEAR_DX_ODD(float, f32, 8)
+LINEAR_DX_ODD(float, f32, 16)
 LINEAR_DX(bf16, bf16, 8)
+LINEAR_DX_ODD(bf16, bf16, 8)
 
 /* y[e] = the sum of parts(count, n)[.][e], in order. */
 template <typename T>

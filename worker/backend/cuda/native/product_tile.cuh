@@ -94,7 +94,7 @@ RM_DEVICE void plain_product_tile(const T *dy, const T *x, i64 M, i64 O, i64 I, 
       a.load(dy, M, O, k + PLAIN_DEPTH, o0);
       b.load(x, M, I, k + PLAIN_DEPTH, i0);
     }
-#pragma unroll
+#pragma unroll 2
     for (int d = 0; d < PLAIN_DEPTH; d++) {
       float ar[2][4], br[2][4];
 #pragma unroll
@@ -131,4 +131,11 @@ RM_DEVICE void plain_product_tile(const T *dy, const T *x, i64 M, i64 O, i64 I, 
     use(sums, TILE, TILE / 2, [=](int r) { return r / 16 * 32 + 16 * half + r % 16; });
     __syncthreads();
   }
+}
+
+/* By the factors' type; that of bfloat16 is in product_tile_half.cuh. */
+template <bool VECTORS, typename Use>
+RM_DEVICE void product_tile(const float *dy, const float *x, i64 M, i64 O, i64 I, i64 o0, i64 i0,
+                            const Use &use) {
+  plain_product_tile<float, VECTORS>(dy, x, M, O, I, o0, i0, use);
 }

@@ -106,6 +106,10 @@ RM_DEVICE void half_product_tile(const bf16 *dy, const bf16 *x, i64 M, i64 O, i6
   use(sums, SUM_STRIDE, TILE, [](int r) { return r; });
 }
 
+#else
+
+#define HALF_THREADS PLAIN_THREADS
+
 #endif
 
 template <bool VECTORS, typename Use>
@@ -116,10 +120,4 @@ RM_DEVICE void product_tile(const bf16 *dy, const bf16 *x, i64 M, i64 O, i64 I, 
 #else
   plain_product_tile<bf16, VECTORS>(dy, x, M, O, I, o0, i0, use);
 #endif
-}
-
-template <bool VECTORS, typename Use>
-RM_DEVICE void product_tile(const float *dy, const float *x, i64 M, i64 O, i64 I, i64 o0, i64 i0,
-                            const Use &use) {
-  plain_product_tile<float, VECTORS>(dy, x, M, O, I, o0, i0, use);
 }
