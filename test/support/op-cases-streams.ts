@@ -107,7 +107,8 @@ const sums = [4096, 4097, 12_291].flatMap((n): OpCase[] => {
   ];
 });
 
-const updates = ENDS.flatMap((n): OpCase[] => {
+/** More than the blocks of a device with two multiprocessors take at once: 32768. */
+const updates = [...ENDS, 34_003].flatMap((n): OpCase[] => {
   const [w, g, m, v, factor] = [t(n), t(n), t(n), positive(n), positive()];
   const common = { title: `[${n}] times a factor`, tolerance: UPDATE };
   const sgd = { ...common, op: "sgd", sgd: true };

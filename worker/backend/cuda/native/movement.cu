@@ -149,13 +149,19 @@ RM_DEVICE void transpose_tiles(const W *x, W *y, i64 A, i64 K, i64 B) {
   const int lane = threadIdx.x & 31, line = threadIdx.x >> 5;
   x += (o * A * K + k) * B;
   y += (o * B * K + k) * A;
+  W value[TILE / LINES][TILE / 32] = {};
 #pragma unroll
-  for (int i = 0; i < TILE; i += LINES)
+  for (int i = 0; i < TILE / LINES; i++)
 #pragma unroll
-    for (int j = 0; j < TILE; j += 32) {
-      const i64 a = a0 + line + i, b = b0 + lane + j;
-      if (a < A && b < B) tile[line + i][lane + j] = x[a * K * B + b];
+    for (int j = 0; j < TILE / 32; j++) {
+      const i64 a = a0 + line + i * LINES, b = b0 + lane + j * 32;
+      if (a < A && b < B) value[i][j] = x[a * K * B + b];
     }
+  after_loads();
+#pragma unroll
+  for (int i = 0; i < TILE / LINES; i++)
+#pragma unroll
+    for (int j = 0; j < TILE / 32; j++) tile[line + i * LINES][lane + j * 32] = value[i][j];
   __syncthreads();
 #pragma unroll
   for (int i = 0; i < TILE; i += LINES)

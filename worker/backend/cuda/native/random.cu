@@ -72,10 +72,15 @@ RM_DEVICE void dropout(const T *x, T *y, const tensor_slice &s, u64 seed, u64 na
   const u64 at = ((u64)blockIdx.x * STREAM_THREADS + threadIdx.x) * V;
   if (at >= s.n) return;
   const unsigned step = (unsigned)scalars->step;
+  const bool vector = at + V <= s.n && aligned16(x) && aligned16(y);
+  uint4 held = make_uint4(0, 0, 0, 0);
+  /* On its way while the place is worked out. */
+  if (vector) held = load16(x + at);
+  after_loads();
   const slice_run run = run_at(s, at);
-  if (run.length >= V && run.global % 4 == 0 && aligned16(x) && aligned16(y)) {
+  if (vector && run.length >= V && run.global % 4 == 0) {
     float value[V];
-    unpack(load16(x + at), value);
+    unpack(held, value);
 #pragma unroll
     for (int j = 0; j < V; j += 4) {
       const uint4 words = philox_block(seed, name, (unsigned)(run.global / 4) + j / 4, step);

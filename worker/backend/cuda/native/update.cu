@@ -1,6 +1,6 @@
 /*
  * Optimizer updates from a gradient. AdamW moves 28 bytes an element, and no arithmetic comes near that: a thread has two
- * vectors of each of its four tensors in flight, 128 bytes.
+ * vectors of each of its four tensors in flight, 128 bytes. Of these only the weights are read again before the next step.
  */
 #include "update.cuh"
 #include "vectors.cuh"
@@ -38,8 +38,9 @@ RM_DEVICE void update(float *const (&at)[update_tensors<KIND>::count], const flo
       for (int u = 0; u < VECTORS; u++) {
         const i64 e = tile + (u * STREAM_THREADS + (int)threadIdx.x) * 4;
 #pragma unroll
-        for (int k = 0; k < COUNT; k++) loaded[u][k] = load16(at[k] + e);
-        loaded[u][COUNT] = load16(g + e);
+        for (int k = 0; k < COUNT; k++)
+          loaded[u][k] = k == 0 ? load16(at[k] + e) : load16_once(at[k] + e);
+        loaded[u][COUNT] = load16_once(g + e);
       }
       after_loads();
 #pragma unroll
@@ -58,7 +59,12 @@ RM_DEVICE void update(float *const (&at)[update_tensors<KIND>::count], const flo
           for (int k = 0; k < COUNT; k++) values[k][j] = s[k];
         }
 #pragma unroll
-        for (int k = 0; k < COUNT; k++) store16(at[k] + e, pack(values[k]));
+        for (int k = 0; k < COUNT; k++) {
+          if (k == 0)
+            store16(at[k] + e, pack(values[k]));
+          else
+            store16_once(at[k] + e, pack(values[k]));
+        }
       }
     } else {
 #pragma unroll 1
