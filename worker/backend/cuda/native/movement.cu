@@ -96,8 +96,8 @@ COPY_ROWS(16, uint4)
 /* ---- two dims changed for each other: x(O,A,K,B,I) to y(O,B,K,A,I) ---- */
 
 /*
- * Rows of I > 1 elements, moved in `words` words each: row (o, b, k, a) of y, which lie one after another, is row (o, a, k, b) of
- * x. U counts rows: 32 bits wherever they do, since a thread divides by three sizes.
+ * Rows of I > 1 elements, moved in `words` words each: row (o, b, k, a) of y, where they lie one after another, is row
+ * (o, a, k, b) of x. U counts rows: 32 bits wherever they do, since a thread divides by three sizes.
  */
 template <typename W, typename U>
 RM_DEVICE void transpose_rows(const W *x, W *y, i64 rows, U A, U K, U B, i64 words, int log_lanes) {

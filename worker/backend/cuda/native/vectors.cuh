@@ -1,4 +1,7 @@
-/* Vectors of 16 bytes, the widest access of a thread: 4 floats or 8 bf16. They travel as loaded; sums and products are of floats. */
+/*
+ * Vectors of 16 bytes, the widest access of a thread: 4 floats or 8 bf16. They travel as loaded; sums and products are of
+ * floats.
+ */
 #pragma once
 #include "common.cuh"
 
