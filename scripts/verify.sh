@@ -29,6 +29,7 @@ check "dependencies between folders" depcruise --config .dependency-cruiser.cjs 
 check "dead files and exports" knip --no-progress
 check "protos" node scripts/buf.mjs lint
 check "generated protos are current" node scripts/gen-protos.mjs --check
+check "PTX of the CUDA kernels is current" node scripts/build-ptx.mjs --check
 
 [ ${#failed[@]} -eq 0 ] || printf '\nfailed: %s\n' "$(IFS=,; echo "${failed[*]}" | sed 's/,/, /g')"
 printf '\nverify: %d passed, %d failed\n' "$passed" "${#failed[@]}"
