@@ -69,6 +69,7 @@ export function describeLoadedProgram(title: string, make: () => Backend): void 
       const { program, instruction } = programOf(ADD);
       const loaded = backend.load(program, 0);
       const [slot = -1] = instruction.inputs;
+      loaded.write(slot, new Uint8Array(24));
       loaded.write(slot, new Uint8Array([1, 2, 3, 4]), 8);
       const seen = new Uint8Array(4);
       loaded.read(slot, seen, 9);
