@@ -1,10 +1,10 @@
 import type { Peers } from "./peer.ts";
 
-/** What every benchmark gets. */
-export interface BenchContext {
-  /** Features in and out, and hidden features, of the reference program's model. 8192 is what budgets speak of. */
-  readonly dim: number;
-  readonly peers: Peers;
+/** What a benchmark needs to run jobs. */
+export interface RunContext {
+  /** What ranks compute with, and on which device of it; empty: its default. */
+  readonly backend: string;
+  readonly device: string;
   /** A folder for files that are of no use afterwards. */
   readonly folder: string;
   /** Takes a line that says what goes on. */
@@ -12,11 +12,18 @@ export interface BenchContext {
   readonly signal: AbortSignal;
 }
 
+/** What every benchmark of the CPU gets. */
+export interface BenchContext extends RunContext {
+  /** Features in and out, and hidden features, of the reference program's model. 8192 is what budgets speak of. */
+  readonly dim: number;
+  readonly peers: Peers;
+}
+
 /** Measures one thing. Its result is verified before anything is timed. */
-export interface Benchmark {
+export interface Benchmark<C = BenchContext> {
   readonly name: string;
   /** @throws VerificationError when what is about to be timed computes the wrong thing */
-  readonly run: (context: BenchContext) => Promise<BenchResult>;
+  readonly run: (context: C) => Promise<BenchResult>;
 }
 
 export interface BenchResult {

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import type { JobResult } from "../cli/job-result.ts";
 import type { QuickstartResult } from "../cli/memory-table.ts";
 import type { JobSpecInput } from "../shared/job/job-spec.ts";
-import { type BenchContext, VerificationError } from "./benchmark.ts";
+import { type RunContext, VerificationError } from "./benchmark.ts";
 import { runProcess } from "./run-process.ts";
 
 /** The built command line: what a user runs. */
@@ -13,21 +13,21 @@ const TIMEOUT_MS = 300_000;
 
 let files = 0;
 
-/** `rankmesh run` of a job on the cpu backend: one process a rank. @throws Error when the job fails */
-export async function runJob(context: BenchContext, spec: JobSpecInput): Promise<JobResult> {
+/** `rankmesh run` of a job: one process a rank. @throws Error when the job fails */
+export async function runJob(context: RunContext, spec: JobSpecInput): Promise<JobResult> {
   const job = join(context.folder, `job-${files++}.yaml`);
   await writeFile(job, JSON.stringify(spec)); // JSON is YAML.
-  return (await command(context, ["run", job, "--backend", "cpu"])) as JobResult;
+  return (await command(context, ["run", job])) as JobResult;
 }
 
-/** `rankmesh quickstart` on the cpu backend. @throws Error when a run fails */
+/** `rankmesh quickstart`. @throws Error when a run fails */
 export async function quickstart(
-  context: BenchContext,
+  context: RunContext,
   flags: { readonly dim: number; readonly steps: number; readonly tp: readonly number[] },
 ): Promise<QuickstartResult> {
   const { dim, steps, tp } = flags;
   const sizes = ["--dim", dim, "--hidden", dim, "--steps", steps, "--tp", tp.join(",")].map(String);
-  const args = ["quickstart", ...sizes, "--backend", "cpu"];
+  const args = ["quickstart", ...sizes];
   return (await command(context, args)) as QuickstartResult;
 }
 
@@ -46,9 +46,11 @@ export function checkPeaks(
   );
 }
 
-async function command(context: BenchContext, args: readonly string[]): Promise<unknown> {
+async function command(context: RunContext, args: readonly string[]): Promise<unknown> {
   const json = join(context.folder, `result-${files++}.json`);
-  await runProcess(process.execPath, [MAIN, ...args, "--json", json], {
+  const { backend, device } = context;
+  const where = ["--backend", backend, ...(device === "" ? [] : ["--device", device])];
+  await runProcess(process.execPath, [MAIN, ...args, ...where, "--json", json], {
     timeoutMs: TIMEOUT_MS,
     signal: context.signal,
   });

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { plural } from "../cli/format.ts";
 import type { JobSpecInput } from "../shared/job/job-spec.ts";
-import { type BenchContext, checkClose, VerificationError } from "./benchmark.ts";
+import { checkClose, type RunContext, VerificationError } from "./benchmark.ts";
 import { runJob } from "./rankmesh.ts";
 import { sourcePath } from "./repository.ts";
 
@@ -14,10 +14,10 @@ export const LOSS_TOLERANCE = 1e-5;
  * @param name of its folder in test/fixtures/reference
  * @param job without weights, rows, mesh and steps, which are the reference's
  * @returns the sentence that says so
- * @throws VerificationError where losses differ, or a rank ran on another backend than cpu
+ * @throws VerificationError where losses differ, or a rank ran on another backend than it should
  */
 export async function matchReference(
-  context: BenchContext,
+  context: RunContext,
   name: string,
   ranks: readonly number[],
   job: Pick<JobSpecInput, "model" | "loss" | "optimizer"> & { readonly batchSize: number },
@@ -37,7 +37,7 @@ export async function matchReference(
     });
     const what = `losses of the reference run on ${plural(tensorParallel, "rank")}`;
     checkClose(what, result.loss, expected.loss, LOSS_TOLERANCE);
-    const wrong = result.ranks.find((rank) => rank.backend !== "cpu");
+    const wrong = result.ranks.find((rank) => rank.backend !== context.backend);
     if (wrong !== undefined) {
       throw new VerificationError(`rank ${wrong.rank} ran on the ${wrong.backend} backend`);
     }

@@ -1,5 +1,4 @@
 import type { BenchResult, Budget, Table } from "./benchmark.ts";
-import { type Machine, machineLine } from "./machine.ts";
 import { ratio } from "./numbers.ts";
 
 /** A result as Markdown that reads as plain text too. */
@@ -14,17 +13,18 @@ export function reportLines({ title, verified, tables, budgets, notes }: BenchRe
   ];
 }
 
-/** The file of one result. */
-export function reportFile(name: string, machine: Machine, result: BenchResult): string {
-  const lines = [
-    `# ${name}`,
-    "",
-    machineLine(machine),
-    "",
-    `\`npm run bench -- --only ${name}\``,
-    "",
-    ...reportLines(result),
-  ];
+/**
+ * The file of one result.
+ * @param machine what it was measured on, in a line
+ * @param command that measures it
+ */
+export function reportFile(
+  name: string,
+  machine: string,
+  command: string,
+  result: BenchResult,
+): string {
+  const lines = [`# ${name}`, "", machine, "", `\`${command}\``, "", ...reportLines(result)];
   return `${lines.join("\n")}\n`;
 }
 
