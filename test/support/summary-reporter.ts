@@ -1,5 +1,7 @@
 import Mocha from "mocha";
 
+const fullTitle = (test: Mocha.Runnable): string => test.fullTitle();
+
 /** How long after the last test something may still keep the process alive. */
 const LINGER_MS = 10_000;
 
@@ -9,40 +11,45 @@ const LINGER_MS = 10_000;
  */
 class SummaryReporter extends Mocha.reporters.Base {
   readonly #skipped: string[] = [];
-  readonly #suite = { title: "", passed: 0, failed: 0, skipped: 0, startMs: 0 };
+  readonly #suite = { title: "", passed: 0, failed: 0, skipped: 0, durationMs: 0 };
+  /** Suites that are open. Files that ran beside each other tell of themselves one after the other. */
+  #depth = 0;
 
   constructor(runner: Mocha.Runner, options: Mocha.MochaOptions) {
     super(runner, options);
     const { constants } = Mocha.Runner;
     runner.on(constants.EVENT_SUITE_BEGIN, (suite) => {
-      if (suite.parent?.root === true) {
-        Object.assign(this.#suite, { title: suite.title, passed: 0, failed: 0, skipped: 0 });
-        this.#suite.startMs = performance.now();
-      }
+      if (suite.root) return;
+      if (this.#depth++ > 0) return;
+      const { title } = suite;
+      Object.assign(this.#suite, { title, passed: 0, failed: 0, skipped: 0, durationMs: 0 });
     });
     runner.on(constants.EVENT_SUITE_END, (suite) => {
-      if (suite.parent?.root === true) this.#printSuite();
+      if (!suite.root && --this.#depth === 0) this.#printSuite();
+    });
+    runner.on(constants.EVENT_TEST_END, (test) => {
+      this.#suite.durationMs += test.duration ?? 0;
     });
     runner.on(constants.EVENT_TEST_PASS, () => {
       this.#suite.passed++;
     });
     runner.on(constants.EVENT_TEST_PENDING, (test) => {
       this.#suite.skipped++;
-      this.#skipped.push(test.fullTitle());
+      this.#skipped.push(fullTitle(test));
     });
     runner.on(constants.EVENT_TEST_FAIL, (test) => {
       this.#suite.failed++;
-      print(`  FAILED  ${test.fullTitle()}`);
+      print(`  FAILED  ${fullTitle(test)}`);
     });
     runner.once(constants.EVENT_RUN_END, () => this.#printSummary());
   }
 
   #printSuite(): void {
-    const { title, passed, failed, skipped, startMs } = this.#suite;
+    const { title, passed, failed, skipped, durationMs } = this.#suite;
     const counts = [`${passed} passed`];
     if (failed > 0) counts.push(`${failed} failed`);
     if (skipped > 0) counts.push(`${skipped} skipped`);
-    const seconds = ((performance.now() - startMs) / 1000).toFixed(1);
+    const seconds = (durationMs / 1000).toFixed(1);
     print(`${failed > 0 ? "not ok" : "ok"}  ${title}: ${counts.join(", ")} (${seconds} s)`);
   }
 
