@@ -99,7 +99,7 @@ export function embeddingKernels(l: Launcher): Pick<Kernels, Embedding> {
           const tokens = Math.min(most, M - token);
           const ends = partial + SQUARES_BYTES;
           const order = ends + 4 * rows;
-          const work = 256 * Math.ceil((SQUARES_BYTES + 4 * (rows + tokens)) / 256);
+          const work = 16 * Math.ceil((SQUARES_BYTES + 4 * (rows + tokens)) / 16);
           const [part, to] = [dy + 4 * token * D, dw + 4 * row * D];
           const sort = {
             ...{ ids: ids + 4 * token, M: tokens, V: rows, start: start + row },

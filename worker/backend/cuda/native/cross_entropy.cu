@@ -162,11 +162,13 @@ RM_KERNEL rm_ce_loss_sum(const double *partial, i64 blocks, float *loss, double 
 struct row_gradient {
   float max, scale;
   double factor, inverse;
-  i64 target;
-  RM_CALL float at(float z, int j) const {
-    const float w = weight(z, max);
-    return j == target ? (float)(factor * ((double)w * inverse - 1.0)) : w * scale;
+  /* -1 where it is another rank's. */
+  int target;
+  RM_CALL float other(float z) const { return weight(z, max) * scale; }
+  RM_CALL float of_target(float z) const {
+    return (float)(factor * ((double)weight(z, max) * inverse - 1.0));
   }
+  RM_CALL float at(float z, int j) const { return j == target ? of_target(z) : other(z); }
 };
 
 /*
@@ -185,7 +187,9 @@ RM_DEVICE void row_gradients(const float *ds, const T *z, const int *t, const fl
   dz += row * V;
   const float *token = s + row * STATISTICS;
   const double factor = (double)*ds / count, inverse = 1.0 / (double)token[1];
-  const row_gradient g = {token[0], (float)(factor * inverse), factor, inverse, t[row] - first};
+  const i64 target = t[row] - first;
+  const row_gradient g = {token[0], (float)(factor * inverse), factor, inverse,
+                          target >= 0 && target < V ? (int)target : -1};
   if ((((u64)z ^ (u64)dz) & 15) != 0) {
     for (i64 j = piece * across + lane; j < V; j += (i64)pieces * across)
       store(dz + j, g.at(widen(z[j]), (int)j));
@@ -209,8 +213,17 @@ RM_DEVICE void row_gradients(const float *ds, const T *z, const int *t, const fl
       const int j0 = parts.head + (int)w * L;
       float x[L];
       unpack(raw[k], x);
+      float at_target = 0.0f;
 #pragma unroll
-      for (int j = 0; j < L; j++) x[j] = g.at(x[j], j0 + j);
+      for (int j = 0; j < L; j++) {
+        at_target = j0 + j == g.target ? x[j] : at_target;
+        x[j] = g.other(x[j]);
+      }
+      if ((unsigned)(g.target - j0) < L) {
+        at_target = g.of_target(at_target);
+#pragma unroll
+        for (int j = 0; j < L; j++) x[j] = j0 + j == g.target ? at_target : x[j];
+      }
       store16(dz + j0, pack(x));
     }
   }
