@@ -18,6 +18,10 @@ export interface LookAlike {
   fault(call: string, nth: number, status: number): void;
   /** Forgets faults that have not come yet, and that the device was lost. */
   clear(): void;
+  /** Whether what the driver has to say is kept for `heard`, in place of going to standard error. */
+  listen(on: boolean): void;
+  /** What was kept since the last time: more than a status tells, as which kernel wrote where. */
+  heard(): string[];
   /** How often `call` was called so far in this process. */
   calls(call: string): number;
   /** Pieces of work that wait in the streams of this thread's current context. */
@@ -26,6 +30,7 @@ export interface LookAlike {
 
 const SCRIPT = fileURLToPath(new URL("../../../scripts/build-look-alike.mjs", import.meta.url));
 const REPORT_BYTES = 1 << 16;
+const BUILD_TIMEOUT_MS = 900_000;
 
 let built: LookAlike | undefined;
 
@@ -37,6 +42,12 @@ let built: LookAlike | undefined;
 export function lookAlike(): LookAlike {
   built ??= open(build());
   return built;
+}
+
+/** For `before`: builds however long that takes. */
+export function buildLookAlike(this: Mocha.Context): void {
+  this.timeout(BUILD_TIMEOUT_MS);
+  lookAlike();
 }
 
 function build(): string {
@@ -53,17 +64,21 @@ function open(path: string): LookAlike {
   Object.assign(process.env, env);
   const library = koffi.load(path);
   const leaks = library.func("rm_lookalike_leaks", "size_t", ["void *", "size_t"]);
+  const heard = library.func("rm_lookalike_heard", "void", ["void *", "size_t"]);
+  const linesOf = (write: (text: Buffer, size: number) => void): string[] => {
+    const text = Buffer.alloc(REPORT_BYTES);
+    write(text, text.length);
+    return text
+      .toString("utf8", 0, text.indexOf(0))
+      .split("\n")
+      .filter((line) => line !== "");
+  };
   return {
     path,
     env,
-    leaks: () => {
-      const text = Buffer.alloc(REPORT_BYTES);
-      leaks(text, text.length);
-      return text
-        .toString("utf8", 0, text.indexOf(0))
-        .split("\n")
-        .filter((line) => line !== "");
-    },
+    leaks: () => linesOf(leaks),
+    listen: library.func("rm_lookalike_listen", "void", ["bool"]),
+    heard: () => linesOf(heard),
     fault: library.func("rm_lookalike_fault", "void", ["str", "uint64_t", "int"]),
     clear: library.func("rm_lookalike_clear", "void", []),
     calls: library.func("rm_lookalike_calls", "uint64_t", ["str"]),

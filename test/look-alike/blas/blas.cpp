@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "../driver/faults.h"
 #include "../driver/memory.h"
 
 using namespace look_alike;
@@ -126,11 +127,13 @@ LOOK_ALIKE_API cublasStatus_t cublasCreate_v2(cublasHandle_t *handle) {
 
 LOOK_ALIKE_API cublasStatus_t cublasDestroy_v2(cublasHandle_t handle) {
   const Call call(__func__, Needs::nothing);
-  if (const int injected = call.refused(); injected != 0) return injected > BLAS_LICENSE_ERROR ? BLAS_INTERNAL_ERROR : injected;
+  const int injected = call.refused();
+  const bool lost = injected == Faults::LOST;
+  if (injected != 0 && !lost) return injected > BLAS_LICENSE_ERROR ? BLAS_INTERNAL_ERROR : injected;
   // Also where the device is lost: what the host holds goes.
   if (call.state().blas.erase(handle) == 0) return BLAS_NOT_INITIALIZED;
   delete handle;
-  return BLAS_SUCCESS;
+  return lost ? BLAS_INTERNAL_ERROR : BLAS_SUCCESS;
 }
 
 LOOK_ALIKE_API cublasStatus_t cublasGetVersion_v2(cublasHandle_t handle, int *version) {

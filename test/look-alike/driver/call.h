@@ -33,7 +33,7 @@ class Call {
   CUresult refused_ = CUDA_SUCCESS;
 };
 
-/* Prints "look-alike: ...": what a status alone does not tell. */
+/* Prints "look-alike: ...": what a status alone does not tell. Under the lock. */
 void complain(const std::string &message);
 
 }  // namespace look_alike

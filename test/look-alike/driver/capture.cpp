@@ -11,13 +11,16 @@ namespace look_alike {
 
 namespace {
 
-void end(Capture *capture) {
+/* The capture is over; its graph is the caller's. */
+CUgraph end(Capture *capture) {
   for (CUstream stream : capture->streams) {
     stream->capture = nullptr;
     stream->tail.clear();
   }
+  CUgraph graph = capture->graph;
   auto &captures = State::get().captures;
   captures.erase(std::find_if(captures.begin(), captures.end(), [&](const auto &c) { return c.get() == capture; }));
+  return graph;
 }
 
 /* Whether every node but the origin's last ones leads to one of these. */
@@ -73,6 +76,13 @@ Capture *live_capture(CUevent event) {
   for (const auto &capture : State::get().captures)
     if (capture.get() == event->capture && capture->serial == event->capture_serial) return capture.get();
   return nullptr;
+}
+
+void abandon_captures_of(CUcontext context) {
+  std::vector<Capture *> found;
+  for (const auto &capture : State::get().captures)
+    if (capture->graph->context == context) found.push_back(capture.get());
+  for (Capture *capture : found) delete end(capture);
 }
 
 CUresult record(CUstream stream, Work work) {
@@ -161,8 +171,7 @@ LOOK_ALIKE_API CUresult CUDAAPI cuStreamEndCapture(CUstream handle, CUgraph *gra
   } else if (!joined(*capture)) {
     status = CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
   }
-  CUgraph made = capture->graph;
-  end(capture);
+  CUgraph made = end(capture);
   if (status != CUDA_SUCCESS) {
     delete made;
     return status;

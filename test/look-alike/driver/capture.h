@@ -14,6 +14,9 @@ CUresult refuse_captured(CUstream stream);
 /* The capture that an event was last recorded in, if that still goes on. */
 Capture *live_capture(CUevent event);
 
+/* Ends all captures of a context that goes away. */
+void abandon_captures_of(CUcontext context);
+
 /* Makes a node of a stream in capture. */
 CUresult record(CUstream stream, Work work);
 

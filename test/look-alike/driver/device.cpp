@@ -4,6 +4,7 @@
 
 #include "call.h"
 #include "capture.h"
+#include "faults.h"
 #include "memory.h"
 #include "objects.h"
 #include "stream.h"
@@ -146,12 +147,14 @@ LOOK_ALIKE_API CUresult CUDAAPI cuDevicePrimaryCtxRetain(CUcontext *context, CUd
 }
 
 LOOK_ALIKE_API CUresult CUDAAPI cuDevicePrimaryCtxRelease_v2(CUdevice device) {
-  LOOK_ALIKE_ENTER(Needs::driver);
+  const Call call(__func__, Needs::driver);
+  // Of a lost device, too: what was on it is gone, and what the host holds goes.
+  if (call.refused() != CUDA_SUCCESS && call.refused() != Faults::LOST) return call.refused();
   CUcontext found = context_of(call, device);
   if (found == nullptr) return CUDA_ERROR_INVALID_DEVICE;
   if (found->retained == 0) return CUDA_ERROR_INVALID_CONTEXT;
   if (--found->retained == 0) close_context(found);
-  return CUDA_SUCCESS;
+  return call.refused();
 }
 
 LOOK_ALIKE_API CUresult CUDAAPI cuDevicePrimaryCtxReset_v2(CUdevice device) {

@@ -40,6 +40,7 @@ Faults::Faults() {
 void Faults::parse(const std::string &text) {
   std::istringstream items(text);
   for (std::string item; std::getline(items, item, ',');) {
+    item.erase(0, std::min(item.find_first_not_of(' '), item.size()));
     const std::size_t colon = item.find(':'), equals = item.find('=');
     if (colon == std::string::npos || equals == std::string::npos || equals < colon) {
       complain("RANKMESH_LOOKALIKE_FAULTS: '" + item + "' is not CALL:N=STATUS");

@@ -115,6 +115,15 @@ void free_device_memory_of(CUcontext context) {
   context->device_bytes = 0;
 }
 
+void free_pinned_memory_of(CUcontext context) {
+  auto &pinned = State::get().pinned;
+  for (auto at = pinned.begin(); at != pinned.end();) {
+    const bool own = at->second.owner == context;
+    if (own) give_back(at->second, context);
+    at = own ? pinned.erase(at) : std::next(at);
+  }
+}
+
 }  // namespace look_alike
 
 LOOK_ALIKE_API CUresult CUDAAPI cuMemGetInfo_v2(size_t *free, size_t *total) {
@@ -163,6 +172,7 @@ LOOK_ALIKE_API CUresult CUDAAPI cuMemHostAlloc(void **pointer, size_t bytes, uns
   Allocation allocation;
   if (!allocate(bytes, allocation)) return CUDA_ERROR_OUT_OF_MEMORY;
   *pointer = allocation.base;
+  allocation.owner = call.context();
   call.state().pinned[address_of(*pointer)] = allocation;
   return CUDA_SUCCESS;
 }

@@ -17,6 +17,7 @@ bool known_to_device(CUcontext context, CUdeviceptr address);
 Outcome check_guards(CUcontext context, const std::string &what);
 
 void free_device_memory_of(CUcontext context);
+void free_pinned_memory_of(CUcontext context);
 
 /* What a context takes for itself. */
 constexpr std::size_t CONTEXT_BYTES = std::size_t{300} << 20;

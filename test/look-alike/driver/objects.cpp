@@ -8,6 +8,7 @@
 
 #include "../blas/blas.h"
 #include "call.h"
+#include "capture.h"
 #include "memory.h"
 #include "stream.h"
 
@@ -36,12 +37,14 @@ void close_context(CUcontext context) {
   State &state = State::get();
   // Work that waits is dropped: what it would touch goes away now.
   for (CUstream stream : context->streams) stream->queue->done += stream->queue->waiting.size(), stream->queue->waiting.clear();
+  abandon_captures_of(context);
   for_each_of(state.streams, context, destroy_stream);
   for_each_of(state.events, context, destroy_event);
   for_each_of(state.modules, context, destroy_module);
   for_each_of(state.graphs, context, destroy_graph);
   for_each_of(state.execs, context, destroy_exec);
   free_device_memory_of(context);
+  free_pinned_memory_of(context);
   context->legacy.reset();
 }
 

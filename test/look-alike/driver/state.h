@@ -52,6 +52,8 @@ struct Allocation {
   char *raw;
   std::size_t raw_bytes;
   std::uint64_t serial;
+  /* Of pinned memory, with which it goes. */
+  CUctx_st *owner = nullptr;
 };
 
 struct Capture;

@@ -151,6 +151,12 @@ RM_KERNEL probe_async(const float *x, float *out, int keep) {
 /* out[i] = (x[2i], x[2i + 1]) in bf16 */
 RM_KERNEL probe_pack(const float *x, unsigned *out) { out[threadIdx.x] = pack_bf16(x[2 * threadIdx.x], x[2 * threadIdx.x + 1]); }
 
+static float probe_deep(float *x, int depth) {
+  volatile float frame[256];
+  frame[0] = x[0];
+  return depth == 0 ? frame[0] : probe_deep(x, depth - 1) + frame[0];
+}
+
 /* What kernels do wrong, by number. */
 RM_KERNEL __launch_bounds__(64) probe_wrong(int how, float *x, i64 at) {
   extern __shared__ float dyn_smem[];
@@ -158,10 +164,12 @@ RM_KERNEL __launch_bounds__(64) probe_wrong(int how, float *x, i64 at) {
   if (how == 1 && threadIdx.x < 7) __syncthreads();
   if (how == 1 && threadIdx.x >= 7) __syncwarp();
   if (how == 2) __shfl_sync(threadIdx.x % 2 == 0 ? 0xffffffffu : 0x0000ffffu, 1.0f, 0);
-  if (how == 3) *(volatile float *)at = 1.0f;
-  if (how == 4) *(float4 *)(x + at) = make_float4(1.0f, 2.0f, 3.0f, 4.0f);
-  if (how == 5) dyn_smem[at] = 1.0f;
-  if (how == 6) __trap();
-  if (how == 7) x[0] = (float)(1 / (int)at);
-  if (how == 8) cp_async16(dyn_smem + 1, x, true);
+  if (how == 3) __shfl_sync(threadIdx.x % 32 < 16 ? 0x7fffffffu : 0xffffffffu, 1.0f, 0);
+  if (how == 4) *(volatile float *)at = 1.0f;
+  if (how == 5) *(float4 *)(x + at) = make_float4(1.0f, 2.0f, 3.0f, 4.0f);
+  if (how == 6) dyn_smem[at] = 1.0f;
+  if (how == 7) __trap();
+  if (how == 8) x[0] = (float)(100 / (int)at);
+  if (how == 9) cp_async16(dyn_smem + 1, x, true);
+  if (how == 10) x[0] = probe_deep(x, 100);
 }
