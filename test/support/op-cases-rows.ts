@@ -247,6 +247,19 @@ const draws = [0, 1, 50, 2500].flatMap((topK) =>
   ),
 );
 
+/** Of the equal ones only the first 40 may be drawn, and the likelier one behind them. */
+const ties = [1, 2, 3, 4, 5].map(
+  (step): OpCase => ({
+    op: "sampleToken",
+    title: `3001 equal logits but one, top 41, step ${step}`,
+    inputs: [{ shape: [1, 1, 3001], values: (i) => (i === 90 ? 1 : 0) }],
+    outputs: [t()],
+    attrs: { temperature: 0.25, topK: 41, seedLow: 3, seedHigh: 5 },
+    step,
+    tolerance: EXACT,
+  }),
+);
+
 export const ROW_CASES: readonly OpCase[] = [
   ...norms,
   ...ropes,
@@ -254,4 +267,5 @@ export const ROW_CASES: readonly OpCase[] = [
   ...tables,
   ...cached,
   ...draws,
+  ...ties,
 ];
