@@ -42,5 +42,10 @@ export async function matchReference(
       throw new VerificationError(`rank ${wrong.rank} ran on the ${wrong.backend} backend`);
     }
   }
-  return `losses of the PyTorch reference run ${name} within ${LOSS_TOLERANCE.toExponential()} relative, on ${ranks.join(" and ")} ranks`;
+  return `losses of the PyTorch reference run ${name} within ${LOSS_TOLERANCE.toExponential()} relative, on ${rankList(ranks)}`;
+}
+
+function rankList(ranks: readonly number[]): string {
+  const [only = 0] = ranks;
+  return ranks.length === 1 ? plural(only, "rank") : `${ranks.join(" and ")} ranks`;
 }

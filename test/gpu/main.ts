@@ -3,7 +3,8 @@
  *
  *   npm run test:gpu [-- --sanitizer] [-- mocha's own flags, such as -g PATTERN]
  *
- * They need NVIDIA's driver and cuBLAS, and neither compiler nor network.
+ * They need NVIDIA's driver and cuBLAS, and neither compiler nor network. With --look-alike they run on the driver of
+ * test/look-alike in place of a GPU.
  */
 import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
@@ -13,6 +14,7 @@ import { fileURLToPath } from "node:url";
 import { RankmeshError } from "../../shared/errors.ts";
 import { makeBackend } from "./cuda.ts";
 
+const OWN_FLAGS = ["--sanitizer", "--look-alike"];
 /** What compute-sanitizer looks for: bytes out of bounds, races in shared memory, barriers not all reach. */
 const TOOLS = ["memcheck", "racecheck", "synccheck"];
 /** How it ends when it found something; tests end with the number of those that failed. */
@@ -25,6 +27,10 @@ const REPOSITORY = join(COMPILED, "../../..");
 const MOCHA = createRequire(import.meta.url).resolve("mocha/bin/mocha.js");
 
 async function main(args: readonly string[]): Promise<number> {
+  if (args.includes("--look-alike")) {
+    const { lookAlike } = await import("../support/look-alike.ts");
+    lookAlike();
+  }
   try {
     say(`on ${makeBackend().device}`);
   } catch (error) {
@@ -32,8 +38,8 @@ async function main(args: readonly string[]): Promise<number> {
     say(`no GPU to test on: ${error.message}`);
     return 1;
   }
-  const flags = args.filter((arg) => arg !== "--sanitizer");
-  if (flags.length === args.length) {
+  const flags = args.filter((arg) => !OWN_FLAGS.includes(arg));
+  if (!args.includes("--sanitizer")) {
     return await run(process.execPath, mochaOn("*.test.js", flags));
   }
   let worst = 0;
