@@ -79,7 +79,7 @@ function findingLines(finding: Finding): string[] {
 async function allFindings(address: string | undefined): Promise<Finding[]> {
   const findings = [nodeFinding(process.versions.node), coresFinding(), memoryFinding()];
   for (const backend of BACKENDS) findings.push(await backendFinding(backend));
-  findings.push(...(await otherGpus()));
+  findings.push(...(await gpuFindings()));
   for (const port of DEFAULT_PORTS) findings.push(await portFinding(port));
   if (address !== undefined)
     findings.push(await healthFinding(address), await coordinatorFinding(address));
@@ -120,11 +120,10 @@ async function backendFinding(backend: string): Promise<Finding> {
   const name = `backend ${backend}`;
   try {
     const loaded = await loadBackend(BACKEND_MODULE, { backend, device: "", threads: undefined });
-    const { device, precisions, memoryBytes } = loaded;
+    const { device, precisions } = loaded;
     loaded.close();
-    const memory = memoryBytes === undefined ? "" : `, ${formatBytes(memoryBytes)} of memory`;
     const words = precisions.map((precision) => JOB_PRECISION[precision]);
-    return { name, ok: true, detail: `${device}${memory}; computes in ${words.join(", ")}` };
+    return { name, ok: true, detail: `${device}; computes in ${words.join(", ")}` };
   } catch (error) {
     const detail = error instanceof Error ? error.message : String(error);
     // The message says what to install for it.
@@ -141,15 +140,16 @@ async function backendFinding(backend: string): Promise<Finding> {
   }
 }
 
-/** The GPUs beside the first, which its backend has told of. */
-async function otherGpus(): Promise<Finding[]> {
+/** The GPUs that `--device` knows. */
+async function gpuFindings(): Promise<Finding[]> {
   const { cudaDevices } = await import("../../worker/backend/local-devices.ts");
   try {
-    const [, ...others] = cudaDevices();
-    return others.map(({ ordinal, name, memoryBytes }) => ({
-      name: `GPU ${ordinal}`,
+    return cudaDevices().map((device) => ({
+      name: `GPU ${device.ordinal}`,
       ok: true,
-      detail: `${name}, ${formatBytes(memoryBytes)} of memory; take it by --device ${ordinal}`,
+      detail:
+        `${device.name}, ${device.uuid}, compute capability ${device.computeCapability}, ` +
+        `${formatBytes(device.memoryBytes)} of memory, driver of CUDA ${device.driver}`,
     }));
   } catch {
     return []; // Told of its backend already.

@@ -163,11 +163,18 @@ describe("a worker whose device has memory of its own", () => {
   });
 
   it("takes a rank that fills it with its workspace to the last byte, and reports both", async () => {
-    const { sessions } = await harness.gang(1, {}, { device: `gpu:4096:${arenaBytes + 4096}` });
+    const device = `gpu:4096:${arenaBytes + 4096}`;
+    const { sessions, handles } = await harness.gang(1, {}, { device });
     assignGang(sessions, program, { steps: 1 });
     await startGang(sessions);
     const finished = await first(sessions).next("finished");
     expect(finished.peakMemoryBytes).to.equal(arenaBytes + 4096);
+    const metrics = await (await fetch(`http://${first(handles).httpAddress}/metrics`)).text();
+    const labels = `job_id="job",rank="0",device="${device}",backend="reference"`;
+    expect(metrics.split("\n")).to.include.members([
+      `rankmesh_rank_memory_bytes{${labels},kind="workspace"} 4096`,
+      `rankmesh_rank_peak_memory_bytes{${labels}} ${arenaBytes + 4096}`,
+    ]);
     first(sessions).send({ release: JOB });
     await first(sessions).next("released");
   });

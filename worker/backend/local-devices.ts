@@ -1,6 +1,6 @@
 import { FailedPreconditionError } from "../../shared/errors.ts";
 import { workspaceBytes } from "./cuda/cuda-context.ts";
-import { findDevice } from "./cuda/device.ts";
+import { capability, findDevice } from "./cuda/device.ts";
 import { bindDriver, intOf } from "./cuda/driver.ts";
 import { openCudaLibraries } from "./cuda/libraries.ts";
 
@@ -9,6 +9,11 @@ export interface LocalDevice {
   /** Index among those that the driver shows to this process. */
   readonly ordinal: number;
   readonly name: string;
+  readonly uuid: string;
+  /** `9.0` */
+  readonly computeCapability: string;
+  /** Highest CUDA version of the driver: `13.0`. */
+  readonly driver: string;
   readonly memoryBytes: number;
   /** What a rank takes of it beside its program. */
   readonly workspaceBytes: number;
@@ -39,6 +44,14 @@ export function cudaDevices(choices: readonly string[] = []): LocalDevice[] {
 }
 
 function describe(device: ReturnType<typeof findDevice>): LocalDevice {
-  const { ordinal, name, memoryBytes, computeCapability } = device;
-  return { ordinal, name, memoryBytes, workspaceBytes: workspaceBytes(computeCapability) };
+  const { ordinal, name, uuid, memoryBytes, computeCapability } = device;
+  return {
+    ordinal,
+    name,
+    uuid,
+    computeCapability: capability(device),
+    driver: (device.driverVersion / 1000).toFixed(1),
+    memoryBytes,
+    workspaceBytes: workspaceBytes(computeCapability),
+  };
 }

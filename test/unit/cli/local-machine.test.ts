@@ -7,7 +7,14 @@ import { caught } from "../../support/caught.ts";
 const HOST = { available: 1000, total: 4000 };
 
 function gpu(ordinal: number): LocalDevice {
-  return { ordinal, name: `G${ordinal}`, memoryBytes: 300 * (ordinal + 1), workspaceBytes: 7 };
+  const facts = { uuid: `GPU-${ordinal}`, computeCapability: "9.0", driver: "13.0" };
+  return {
+    ordinal,
+    name: `G${ordinal}`,
+    ...facts,
+    memoryBytes: 300 * (ordinal + 1),
+    workspaceBytes: 7,
+  };
 }
 
 /** A host with some GPUs, which it knows by their ordinals and by `GPU-<ordinal>`. */
