@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything a fresh clone needs, and nothing twice: system packages, node_modules, dist/.
 # Says only what it does; with nothing to do it says nothing.
+# --tests: also what tests alone need, a C++ compiler and the CUDA look-alike that it builds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,6 +21,16 @@ has_compiler() {
   for cc in "${CC:-cc}" gcc clang; do
     # The headers come as a package of their own, so a compiler alone does not do.
     if command -v "$cc" >/dev/null && printf '#include <math.h>\nint main(void){return 0;}\n' | "$cc" -x c -fsyntax-only - 2>/dev/null; then
+      return 0
+    fi
+  done
+  return 1
+}
+
+has_cxx_compiler() {
+  local cxx
+  for cxx in "${CXX:-c++}" g++ clang++; do
+    if command -v "$cxx" >/dev/null && printf '#include <string>\nint main(){return 0;}\n' | "$cxx" -x c++ -fsyntax-only - 2>/dev/null; then
       return 0
     fi
   done
@@ -51,6 +62,7 @@ apt_install() {
 system_packages() {
   local missing=() hint=node_modules/.rankmesh-no-blas
   has_compiler || missing+=(gcc libc6-dev)
+  if $FOR_TESTS && ! has_cxx_compiler; then missing+=(g++); fi
   if ! has_blas && ! [ -e "$hint" ]; then missing+=(libopenblas0-pthread); fi
   if [ ${#missing[@]} -gt 0 ] && can_apt; then
     apt_install "${missing[@]}" || say "apt-get could not install ${missing[*]}"
@@ -60,6 +72,12 @@ system_packages() {
   Fedora:          sudo dnf install gcc glibc-devel openblas
   Alpine:          apk add gcc musl-dev openblas
   macOS:           xcode-select --install"
+  if $FOR_TESTS && ! has_cxx_compiler; then
+    fail "no C++ compiler with headers; the tests of the cuda backend need one. Install it and run this again:
+  Debian, Ubuntu:  sudo apt-get install g++
+  Fedora:          sudo dnf install gcc-c++
+  Alpine:          apk add g++"
+  fi
   if ! has_blas && ! [ -e "$hint" ]; then
     say "OpenBLAS is not installed; the cpu backend will use its own, slower matrix product. For full speed:
   Debian, Ubuntu:  sudo apt-get install libopenblas0-pthread
@@ -77,9 +95,15 @@ node_packages() {
 }
 
 NO_BLAS_HINT=
+FOR_TESTS=false
+if [ "${1:-}" = --tests ]; then FOR_TESTS=true; fi
 check_node
 system_packages
 node_packages
 if [ -n "$NO_BLAS_HINT" ]; then touch "$NO_BLAS_HINT"; fi
 [ -d dist/cli ] || say "building (npm run build)"
 npm run --silent build </dev/null >&2
+if $FOR_TESTS; then
+  [ -e dist/test-native/librankmesh_lookalike.so ] || say "building the CUDA look-alike for tests (a minute)"
+  node scripts/build-look-alike.mjs >/dev/null
+fi
