@@ -1,4 +1,4 @@
-import { DeviceError } from "../../../shared/errors.ts";
+import { DeviceError, InternalError } from "../../../shared/errors.ts";
 import type { Address, Kernels } from "../kernels.ts";
 import type { MemoryLedger } from "../memory-account.ts";
 import { Cublas } from "./cublas.ts";
@@ -124,12 +124,13 @@ export class CudaContext {
  * so its saying so once more is no error.
  */
 export function runAll(owned: (() => void)[]): void {
-  let first: unknown;
+  let first: Error | undefined;
   for (const give of owned.splice(0).reverse()) {
     try {
       give();
     } catch (error) {
-      if (!(error instanceof DeviceError && error.fatal)) first ??= error;
+      if (error instanceof DeviceError && error.fatal) continue;
+      first ??= error instanceof Error ? error : new InternalError(String(error));
     }
   }
   if (first !== undefined) throw first;
