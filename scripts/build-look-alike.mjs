@@ -25,6 +25,7 @@ import { promisify } from "node:util";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const driverFolder = join(root, "test/look-alike");
+const DRIVER_FOLDERS = ["driver", "threads", "blas"];
 const kernelFolder = join(root, "worker/backend/cuda/native");
 // Of the look-alike's own tests.
 const probeFolder = join(driverFolder, "kernels");
@@ -262,12 +263,18 @@ async function compileTexts(path) {
   );
 }
 
-async function compileDriver(path) {
-  const headers = driverFiles.filter((name) => name.endsWith(".h"));
-  const parts = [path, ...headers].map((name) => contents.get(name));
+/** All .cpp files of a folder as one: most of the time would go into reading the standard library's headers for each. */
+async function compileFolder(folder) {
+  const sources = driverFiles.filter((path) => dirname(path) === folder && path.endsWith(".cpp"));
+  const headers = driverFiles.filter((path) => path.endsWith(".h"));
   const args = [...FLAGS, ...DRIVER_FLAGS];
-  const key = digest(compiler.name, compiler.version, relative(root, path), ...args, ...parts);
-  return compile(key, [...args, path]);
+  const parts = [...sources, ...headers].flatMap((path) => [path, contents.get(path)]);
+  const key = digest(compiler.name, compiler.version, ...args, ...parts);
+  return compile(
+    key,
+    [...args, "-x", "c++"],
+    sources.map((path) => `#include "${path}"\n`).join(""),
+  );
 }
 
 /** Two kernels of a name and target would be told apart by nobody. */
@@ -296,9 +303,13 @@ function removeOldObjects(used) {
 mkdirSync(objectFolder, { recursive: true });
 const scratch = `${library}.${process.pid}.tmp`;
 try {
-  const sources = [...contents.keys()].filter((path) => /\.(?:cpp|cu)$/.test(path));
-  const built = await forAll(sources, (path) =>
-    path.endsWith(".cu") ? compileKernels(path) : compileDriver(path),
+  // Long ones first.
+  const folders = DRIVER_FOLDERS.map((name) => join(driverFolder, name));
+  const kernels = kernelFiles
+    .filter((path) => path.endsWith(".cu"))
+    .sort((a, b) => statSync(b).size - statSync(a).size);
+  const built = await forAll([...folders, ...kernels], (path) =>
+    path.endsWith(".cu") ? compileKernels(path) : compileFolder(path),
   );
   const units = built.filter(Array.isArray).flat();
   checkNames(units);
