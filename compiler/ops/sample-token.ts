@@ -57,7 +57,8 @@ const sampleToken: OpDefinition = {
   },
 };
 
-function sample(logits: NumberArray, attrs: Attrs, u: number): number {
+/** The id that `u` draws; NaN where the logits make no distribution. attrs: temperature, topK. */
+export function sample(logits: NumberArray, attrs: Attrs, u: number): number {
   const temperature = attr(attrs, "temperature");
   const topK = attr(attrs, "topK") || logits.length;
   const byLikelihood = Array.from(logits, (_, id) => id).sort(

@@ -11,7 +11,10 @@ import { ReferenceBackend } from "./reference/reference-backend.ts";
 /** A backend, and why it is this one. */
 export type ChosenBackend = Backend & { readonly reason: string };
 
-const MAKERS: Readonly<Record<BackendName, (choice: BackendChoice) => Backend>> = {
+/** A backend, and what else is to be said of how it came about. */
+type Made = Backend & { readonly note?: string };
+
+const MAKERS: Readonly<Record<BackendName, (choice: BackendChoice) => Made>> = {
   cuda: ({ device }) => new CudaBackend({ device, tf32: process.env["RANKMESH_TF32"] === "1" }),
   cpu: ({ device, threads }) => {
     hostOnly(device);
@@ -76,6 +79,7 @@ function hostOnly(device: string): void {
   );
 }
 
-function chosen(backend: Backend, reason: string): ChosenBackend {
-  return Object.assign(backend, { reason });
+function chosen(backend: Made, reason: string): ChosenBackend {
+  const note = backend.note === undefined ? "" : ` (${backend.note})`;
+  return Object.assign(backend, { reason: `${reason}${note}` });
 }
