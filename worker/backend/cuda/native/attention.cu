@@ -1,9 +1,10 @@
 // targets: 75
 /*
- * Attention's forward pass without tensor cores: a block has a tile of queries and lets keys and values stream by, with the softmax's
- * largest score and sum so far in registers (FlashAttention-2). No matrix of scores is larger than a tile, and device memory sees q and o
- * once; k and v are read once per tile of queries, from the L2 cache for all but the first.
- * float32 always comes here; bfloat16 where attention_tensor.cu has no code for the device or the head.
+ * Attention's forward pass without tensor cores: a block has a tile of queries and lets keys and values stream by,
+ * with the softmax's largest score and sum so far in registers (FlashAttention-2). No matrix of scores is larger than
+ * a tile, and device memory sees q and o once; k and v are read once per tile of queries, from the L2 cache for all
+ * but the first. float32 always comes here; bfloat16 where attention_tensor.cu has no code for the device or the
+ * head.
  */
 #include "attention_tiles.cuh"
 
@@ -90,7 +91,7 @@ RM_DEVICE void forward(const T *q, const T *k, const T *v, T *o, float *lse, int
 
 /* lse(B,T,H) = log of the sum of a query's exp(score). o or lse may be null, and v with o. scale = 1 / sqrt(n). */
 #define ATTENTION(N, Y, R, C, TYPE, SUFFIX)                                                                        \
-  RM_KERNEL __launch_bounds__(Y *ACROSS) rm_attention_##N##_##SUFFIX(                                              \
+  RM_KERNEL __launch_bounds__(Y *ACROSS, 3) rm_attention_##N##_##SUFFIX(                                           \
       const TYPE *q, const TYPE *k, const TYPE *v, TYPE *o, float *lse, int T, int H, int KV, int n, int group,    \
       int shift, int causal, float scale) {                                                                        \
     forward<tiling<N, Y, R, C>>(q, k, v, o, lse, T, H, KV, n, group, shift, causal, scale);                        \

@@ -1,7 +1,7 @@
 /*
- * What all kernels of attention share: o = softmax(q k^T / sqrt(n)) v for q, o(B,T,H,n) and k, v(B,T,KV,n), and its gradients.
- * B batches, T tokens, H query heads, KV key-value heads, n features of a head. Query head h reads key-value head
- * (h + shift) / group. Rows are `heads * n` apart, so a head is a matrix(T, n) with a stride.
+ * What all kernels of attention share: o = softmax(q k^T / sqrt(n)) v for q, o(B,T,H,n) and k, v(B,T,KV,n), and its
+ * gradients. B batches, T tokens, H query heads, KV key-value heads, n features of a head. Query head h reads key-
+ * value head (h + shift) / group. Rows are `heads * n` apart, so a head is a matrix(T, n) with a stride.
  */
 #pragma once
 #include "common.cuh"
@@ -29,9 +29,9 @@ struct head_tile {
 };
 
 /*
- * Blocks of one head follow each other, so that those that run at a time read the same keys and values out of the L2 cache.
- * Under a causal mask a later tile of queries sees more keys, and an earlier tile of keys is seen by more queries: the long ones go
- * first, so that none of them is the last to end.
+ * Blocks of one head follow each other, so that those that run at a time read the same keys and values out of the L2
+ * cache. Under a causal mask a later tile of queries sees more keys, and an earlier tile of keys is seen by more
+ * queries: the long ones go first, so that none of them is the last to end.
  */
 RM_DEVICE head_tile tile_of_block(int tiles, int heads, bool last_first) {
   const i64 block = blockIdx.x, all = block / tiles;
@@ -57,7 +57,7 @@ RM_DEVICE bool sees(int query, int key, int T, int causal) {
 }
 
 /*
- * A query with one key alone has weight 1 whatever its score: no gradient, not what rounding leaves of one, which an optimizer that
- * divides by its size would take for a real one.
+ * A query with one key alone has weight 1 whatever its score: no gradient, not what rounding leaves of one, which an
+ * optimizer that divides by its size would take for a real one.
  */
 RM_DEVICE bool sees_one_key(int query, int T, int causal) { return T == 1 || (causal && query == 0); }

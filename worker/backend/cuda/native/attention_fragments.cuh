@@ -1,10 +1,11 @@
 /*
  * Attention on tensor cores: tiles of bfloat16 in shared memory, and the two products of them, by mma.m16n8k16.
  *
- * A warp owns 16 M rows of the block's tile and keeps its results for them, as fragments: scores(own, stream), which become weights and then
- * without leaving their registers the left factor of a product with the tile that streams by. Rows are padded by 16 bytes, so that the
- * eight that an ldmatrix reads at a time lie in different banks. Each right fragment read serves M mma: with M = 2 shared memory is busy
- * about half of the time that an A100's tensor cores are.
+ * A warp owns 16 M rows of the block's tile and keeps its results for them, as fragments: scores(own, stream), which
+ * become weights and then without leaving their registers the left factor of a product with the tile that streams by.
+ * Rows are padded by 16 bytes, so that the eight that an ldmatrix reads at a time lie in different banks. Each right
+ * fragment read serves M mma: with M = 2 shared memory is busy about half of the time that an A100's tensor cores
+ * are.
  */
 #pragma once
 #include "attention.cuh"
@@ -36,8 +37,8 @@ RM_DEVICE fragment_place place_of_thread() {
 }
 
 /*
- * Starts to copy tile(ROWS, N) = x(count, n), whose rows are `stride` apart; what is not there becomes zeros. Address and stride are
- * multiples of 16 bytes, n of 8.
+ * Starts to copy tile(ROWS, N) = x(count, n), whose rows are `stride` apart; what is not there becomes zeros. Address
+ * and stride are multiples of 16 bytes, n of 8.
  */
 template <int ROWS, typename S>
 RM_DEVICE void start_rows(bf16 *tile, const bf16 *x, i64 stride, int count, int n) {
@@ -53,7 +54,10 @@ RM_DEVICE void start_rows(bf16 *tile, const bf16 *x, i64 stride, int count, int 
   }
 }
 
-/* Where a lane's row of an ldmatrix lies: left factors (rows, k) and transposed right ones (k, columns); right ones (columns, k). */
+/*
+ * Where a lane's row of an ldmatrix lies: left factors (rows, k) and transposed right ones (k, columns); right ones
+ * (columns, k).
+ */
 template <typename S>
 RM_DEVICE int left_row(int lane) {
   return (lane % 16) * S::row + lane / 16 * 8;
@@ -138,8 +142,8 @@ RM_DEVICE void clear(typename S::results &sum) {
 }
 
 /*
- * x(count, n) = sum, rows times their factors: those of a warp, from the first of its rows of x on. By way of its rows of a tile that it
- * alone reads, for whole 16-byte stores.
+ * x(count, n) = sum, rows times their factors: those of a warp, from the first of its rows of x on. By way of its
+ * rows of a tile that it alone reads, for whole 16-byte stores.
  */
 template <typename S>
 RM_DEVICE void store_results(bf16 *x, i64 stride, int count, int n, const typename S::results &sum,

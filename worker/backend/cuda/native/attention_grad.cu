@@ -1,9 +1,10 @@
 // targets: 75
 /*
- * Gradients of attention without tensor cores, in the tiles of attention.cu. With p = exp(score - lse) formed anew, D = sum of do * o over
- * a head's features and ds = p (do v^T - D), they are dq = scale ds k, dk = scale ds^T q and dv = p^T do. Each is summed where it is
- * kept: dq by a block with a tile of queries while keys stream by, dk and dv by a block with a tile of keys while the queries of all its
- * heads do. That is seven products instead of the five of one pass, for sums of a fixed order and no atomics.
+ * Gradients of attention without tensor cores, in the tiles of attention.cu. With p = exp(score - lse) formed anew, D
+ * = sum of do * o over a head's features and ds = p (do v^T - D), they are dq = scale ds k, dk = scale ds^T q and dv
+ * = p^T do. Each is summed where it is kept: dq by a block with a tile of queries while keys stream by, dk and dv by
+ * a block with a tile of keys while the queries of all its heads do. That is seven products instead of the five of
+ * one pass, for sums of a fixed order and no atomics.
  *
  * A launch has `heads` query heads of the H that rows hold, `kv_heads` of KV, and D(B,T,heads).
  */

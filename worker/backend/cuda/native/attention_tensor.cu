@@ -1,9 +1,10 @@
 // targets: 80
 /*
- * Attention's forward pass on tensor cores, for bfloat16 and heads of a multiple of 16 up to 128 features; its plain twins of the same
- * signature are rm_attention_*_bf16 in attention.cu. A block of 4 warps has 128 queries, a warp 32 of them; 64 keys at a time stream by, the
- * next keys being copied while values are at work, and values while keys are. Weights stay in the registers that their scores were
- * formed in. So a block does 4 * 128 * 64 * n operations for 256 n bytes out of the L2 cache: 128 to the byte.
+ * Attention's forward pass on tensor cores, for bfloat16 and heads of a multiple of 16 up to 128 features; its plain
+ * twins of the same signature are rm_attention_*_bf16 in attention.cu. A block of 4 warps has 128 queries, a warp 32
+ * of them; 64 keys at a time stream by, the next keys being copied while values are at work, and values while keys
+ * are. Weights stay in the registers that their scores were formed in. So a block does 4 * 128 * 64 * n operations
+ * for 256 n bytes out of the L2 cache: 128 to the byte. Newer devices run the code of compute_80.
  */
 #include "attention_fragments.cuh"
 

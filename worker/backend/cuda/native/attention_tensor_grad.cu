@@ -1,17 +1,18 @@
 // targets: 80
 /*
- * Gradients of attention on tensor cores, for bfloat16 and heads of a multiple of 16 up to 128 features; the plain twins of the same
- * signatures are rm_attention_dq_*_bf16 and rm_attention_dkv_*_bf16 in attention_grad.cu, whose header says what is computed. Weights and
- * ds stay in registers between the product that forms them and the one that sums them up, as bfloat16.
+ * Gradients of attention on tensor cores, for bfloat16 and heads of a multiple of 16 up to 128 features; the plain
+ * twins of the same signatures are rm_attention_dq_*_bf16 and rm_attention_dkv_*_bf16 in attention_grad.cu, whose
+ * header says what is computed. Weights and ds stay in registers between the product that forms them and the one that
+ * sums them up, as bfloat16.
  */
 #include "attention_fragments.cuh"
 
 #if RM_TENSOR_CORES
 
 /*
- * A block has 128 queries, and 32 keys at a time stream by: three products, 6 * 128 * 32 * n operations for 128 n bytes out of the L2
- * cache, 192 to the byte. The keys are copied while do v^T is formed, the next values
- * during the other two products.
+ * A block has 128 queries, and 32 keys at a time stream by: three products, 6 * 128 * 32 * n operations for 128 n
+ * bytes out of the L2 cache, 192 to the byte. The keys are copied while do v^T is formed, the next values during the
+ * other two products.
  */
 template <typename S>
 RM_DEVICE void query_gradient(const bf16 *d_out, const bf16 *q, const bf16 *k, const bf16 *v, const float *lse,
@@ -83,9 +84,10 @@ RM_DEVICE void query_gradient(const bf16 *d_out, const bf16 *q, const bf16 *k, c
 }
 
 /*
- * A block has 64 keys and their values, a warp 16 of them, and the queries of all heads that read them stream by with their gradients of
- * the output: four products. Here weights are (keys, queries). Two tiles of queries are in shared memory, so that one is copied while the
- * other is at work; what belongs to a query, its lse and D, is read as early and stored beside them. dk or dv may be null.
+ * A block has 64 keys and their values, a warp 16 of them, and the queries of all heads that read them stream by with
+ * their gradients of the output: four products. Here weights are (keys, queries). Two tiles of queries are in shared
+ * memory, so that one is copied while the other is at work; what belongs to a query, its lse and D, is read as early
+ * and stored beside them. dk or dv may be null.
  */
 template <typename S>
 RM_DEVICE void key_gradients(const bf16 *d_out, const bf16 *q, const bf16 *k, const bf16 *v, const float *lse,

@@ -1,11 +1,13 @@
 /*
- * Attention without tensor cores: tiles of float in shared memory, rows as in device memory, and two products of such tiles. Both read
- * 16 bytes at a time along the sum, so that nothing is ever transposed, and both keep their result in registers.
+ * Attention without tensor cores: tiles of float in shared memory, rows as in device memory, and two products of such
+ * tiles. Both read 16 bytes at a time along the sum, so that nothing is ever transposed, and both keep their result
+ * in registers.
  *
- * A warp is 4 x 8 lanes: of a tile of results a thread has rows y + Y * i and columns x + 8 * j, so that one access of a warp touches 4
- * neighbouring rows of the left factor (the 8 lanes of a row read the same words) or 8 of the right one. Rows are an odd number of 16-byte
- * units apart, which lets either be one pass over the banks. A thread's r rows and c columns then take r + c accesses for 4 r c
- * multiply-adds: with 4 x 4 shared memory is busy half of the time that arithmetic is.
+ * A warp is 4 x 8 lanes: of a tile of results a thread has rows y + Y * i and columns x + 8 * j, so that one access
+ * of a warp touches 4 neighbouring rows of the left factor (the 8 lanes of a row read the same words) or 8 of the
+ * right one. Rows are an odd number of 16-byte units apart, which lets either be one pass over the banks. A thread's
+ * r rows and c columns then take r + c accesses for 4 r c multiply-adds: with 4 x 4 shared memory is busy half of the
+ * time that arithmetic is.
  */
 #pragma once
 #include "attention.cuh"
@@ -45,8 +47,8 @@ RM_DEVICE bool by_four(const float *p, int n) { return n % 4 == 0 && aligned16(p
 RM_DEVICE bool by_four(const bf16 *p, int n) { return n % 4 == 0 && aligned8(p); }
 
 /*
- * tile(ROWS, padded n) = x(count, n), whose rows are `stride` apart; rows from `count` on become zeros. Neighbouring threads read along a
- * row, and each has several reads under way before it writes.
+ * tile(ROWS, padded n) = x(count, n), whose rows are `stride` apart; rows from `count` on become zeros. Neighbouring
+ * threads read along a row, and each has several reads under way before it writes.
  */
 template <int ROWS, typename S, typename T>
 RM_DEVICE void load_tile(float *tile, const T *x, i64 stride, int count, int n) {
@@ -96,6 +98,24 @@ RM_DEVICE void store_tile(const float *tile, T *x, i64 stride, int count, int n)
     }
 }
 
+/*
+ * 16 bytes of shared memory in one access. Asked for in so many words: for a plain float4 the compiler may read parts
+ * of it twice to save registers, and does so in some of its runs, so that the code that is committed would differ
+ * from what others build.
+ */
+RM_DEVICE float4 shared_vector(const float *p) {
+#ifdef __CUDACC__
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"((unsigned)__cvta_generic_to_shared(p))
+               : "memory");
+  return v;
+#else
+  return *(const float4 *)p;
+#endif
+}
+
 /* s(own, stream) = a(own, n) b(stream, n)^T */
 template <typename S>
 RM_DEVICE void times_transposed(float (&s)[S::R][S::C], const S &t, const float *a, const float *b, int n) {
@@ -112,10 +132,10 @@ RM_DEVICE void times_transposed(float (&s)[S::R][S::C], const S &t, const float 
     for (int half = 0; half < 8; half += 4) {
       float4 ak[S::R];
 #pragma unroll
-      for (int i = 0; i < S::R; i++) ak[i] = *(const float4 *)(a + i * S::Y * floats + k + half);
+      for (int i = 0; i < S::R; i++) ak[i] = shared_vector(a + i * S::Y * floats + k + half);
 #pragma unroll
       for (int j = 0; j < S::C; j++) {
-        const float4 bk = *(const float4 *)(b + j * ACROSS * floats + k + half);
+        const float4 bk = shared_vector(b + j * ACROSS * floats + k + half);
 #pragma unroll
         for (int i = 0; i < S::R; i++) {
           s[i][j] = fmaf(ak[i].x, bk.x, s[i][j]);
@@ -158,12 +178,12 @@ RM_DEVICE void add_weighted(accumulator<S> &sum, const S &t, const float *weight
   for (int k = 0; k < S::stream; k += 4) {
     float4 w[S::R];
 #pragma unroll
-    for (int i = 0; i < S::R; i++) w[i] = *(const float4 *)(weights + i * S::Y * S::weight_floats + k);
+    for (int i = 0; i < S::R; i++) w[i] = shared_vector(weights + i * S::Y * S::weight_floats + k);
 #pragma unroll
     for (int e = 0; e < 4; e++)
 #pragma unroll
       for (int g = 0; g < S::vectors; g++) {
-        const float4 bk = *(const float4 *)(columns[g] + (k + e) * floats);
+        const float4 bk = shared_vector(columns[g] + (k + e) * floats);
 #pragma unroll
         for (int i = 0; i < S::R; i++)
           add_product(sum[i][g], e == 0 ? w[i].x : e == 1 ? w[i].y : e == 2 ? w[i].z : w[i].w, bk);
@@ -180,8 +200,8 @@ RM_DEVICE void clear(accumulator<S> &sum) {
 }
 
 /*
- * x(count, n) = sum, row i times factor[i]; rows of x are `stride` apart. By way of a tile that nobody reads any more, so that whole rows
- * are written at a time.
+ * x(count, n) = sum, row i times factor[i]; rows of x are `stride` apart. By way of a tile that nobody reads any
+ * more, so that whole rows are written at a time.
  */
 template <typename S, typename T>
 RM_DEVICE void store_rows(T *x, i64 stride, int count, int n, const S &t, const accumulator<S> &sum,
