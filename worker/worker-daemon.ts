@@ -86,8 +86,8 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
 
   const host = new RankHost({
     backendModule,
-    // The very backend that is announced: an `auto` must not choose anew for a job.
-    backend: { ...choice, backend: backend.name },
+    // The very backend that is announced: nothing that was left open is chosen anew for a job.
+    backend: { ...choice, backend: backend.name, device: backend.settledDevice ?? choice.device },
     backendName: backend.name,
     device: backend.device,
     memoryLimitBytes,

@@ -120,10 +120,12 @@ async function backendFinding(backend: string): Promise<Finding> {
   const name = `backend ${backend}`;
   try {
     const loaded = await loadBackend(BACKEND_MODULE, { backend, device: "", threads: undefined });
-    const { device, precisions } = loaded;
+    const { device, precisions, note } = loaded;
     loaded.close();
     const words = precisions.map((precision) => JOB_PRECISION[precision]);
-    return { name, ok: true, detail: `${device}; computes in ${words.join(", ")}` };
+    const more = note === undefined ? [] : [note];
+    const detail = [device, `computes in ${words.join(", ")}`, ...more];
+    return { name, ok: true, detail: detail.join("; ") };
   } catch (error) {
     const detail = error instanceof Error ? error.message : String(error);
     // The message says what to install for it.

@@ -11,7 +11,13 @@ export interface BackendChoice {
 }
 
 /** A backend, and why it is this one where there was a choice. */
-export type LoadedBackend = Backend & { readonly reason?: string };
+export type LoadedBackend = Backend & {
+  readonly reason?: string;
+  /** Why it computes in the way it does, where a host has no better one. */
+  readonly note?: string;
+  /** What `device` has to say to get this very one again, where it was left to the backend. */
+  readonly settledDevice?: string;
+};
 
 /** Module that makes the project's own backends. */
 export const BACKEND_MODULE = new URL("../backend/create-backend.js", import.meta.url).href;

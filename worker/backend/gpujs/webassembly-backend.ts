@@ -12,6 +12,7 @@ import { ElementwiseTiles } from "./tiles.ts";
  */
 export class WebAssemblyBackend implements Backend {
   readonly name = "gpujs";
+  readonly settledDevice = "webassembly";
   readonly precisions = ["float32"] as const;
   readonly device: string;
   readonly fingerprint: string;

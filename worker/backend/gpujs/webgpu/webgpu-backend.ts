@@ -43,6 +43,7 @@ function closeDevice(device: OpenDevice, workspace: number | undefined): void {
  */
 export class WebGpuBackend implements Backend {
   readonly name = "gpujs";
+  readonly settledDevice = "webgpu";
   readonly precisions = ["float32"] as const;
   readonly device: string;
   readonly fingerprint: string;
