@@ -120,12 +120,18 @@ export class OpenGpu {
   recorded<T>(work: () => void, use: (launch: () => void) => T): T {
     const { driver, computeStream } = this.context;
     driver.cuStreamBeginCapture_v2(computeStream, THREAD_LOCAL);
-    let graph = 0;
     try {
       work();
-    } finally {
-      graph = handleOf((out) => driver.cuStreamEndCapture(computeStream, out));
+    } catch (error) {
+      // Says more than that the recording broke.
+      try {
+        driver.cuGraphDestroy(handleOf((out) => driver.cuStreamEndCapture(computeStream, out)));
+      } catch {
+        // It is over all the same.
+      }
+      throw error;
     }
+    const graph = handleOf((out) => driver.cuStreamEndCapture(computeStream, out));
     let exec = 0;
     try {
       exec = handleOf((out) => driver.cuGraphInstantiateWithFlags(out, graph, 0n));
@@ -149,16 +155,6 @@ export class OpenGpu {
       driver.cuMemcpyDtoDAsync_v2(to + filled, to, more, computeStream);
       filled += more;
     }
-  }
-
-  /** Copies the first bytes of memory to the host. */
-  bytes(from: Address, count: number): Uint8Array {
-    const { driver, computeStream } = this.context;
-    const into = new Uint8Array(new ArrayBuffer(count));
-    driver.cuStreamSynchronize(computeStream);
-    driver.cuMemcpyDtoHAsync_v2(into, from, count, computeStream);
-    driver.cuStreamSynchronize(computeStream);
-    return into;
   }
 
   /** Bytes of the device that nobody has. */

@@ -9,7 +9,7 @@ import { floorOf } from "./op-costs.ts";
 import type { Sizes } from "./sizes.ts";
 
 /** Of a step's kernel time: ops below are summed up in one line. */
-const SMALL_SHARE = 2e-3;
+const SMALL_SHARE = 5e-4;
 
 export const kernels: Benchmark<GpuContext> = { name: "kernels", run };
 

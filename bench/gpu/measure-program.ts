@@ -62,7 +62,7 @@ function timeSteps(gpu: OpenGpu, program: GpuProgram, { timing }: Sizes): number
   const loss = program.loss();
   if (!Number.isFinite(loss)) throw new VerificationError(`loss of step ${next - 1} is ${loss}`);
   const once = gpu.seconds(() => program.step(next++));
-  const enough = timing.sampleSeconds === 0 ? 1 : Math.round(STEPS_SECONDS / once);
+  const enough = timing.sampleSeconds > 0 && once > 0 ? Math.round(STEPS_SECONDS / once) : 1;
   const steps = Math.min(MAX_STEPS, Math.max(1, enough));
   const sample = (): number =>
     gpu.seconds(() => {

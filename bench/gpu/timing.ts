@@ -16,7 +16,9 @@ export function timeOnDevice(gpu: OpenGpu, work: () => void, timing: Sizes["timi
   work();
   const once = gpu.seconds(work);
   const { sampleSeconds, samples } = timing;
-  const repeats = Math.min(MAX_REPEATS, Math.max(1, Math.round(sampleSeconds / once)));
+  // What launches nothing takes no time at all.
+  const wanted = once > 0 ? Math.round(sampleSeconds / once) : 1;
+  const repeats = Math.min(MAX_REPEATS, Math.max(1, wanted));
   const enough = once > 2 * sampleSeconds ? Math.min(samples, FEWEST_SAMPLES) : samples;
   const repeated = (): void => {
     for (let i = 0; i < repeats; i++) work();
