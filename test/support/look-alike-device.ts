@@ -64,7 +64,8 @@ export class LookAlikeDevice {
     lookAlike().listen(false);
     ok(this.cuda.cuCtxSetCurrent(0));
     ok(this.cuda.cuDevicePrimaryCtxReset_v2(0));
-    ok(this.cuda.cuDevicePrimaryCtxRelease_v2(0));
+    // Not where a lost device has been replaced.
+    this.cuda.cuDevicePrimaryCtxRelease_v2(0);
   }
 
   alloc(bytes: number): bigint {

@@ -16,7 +16,7 @@ export interface LookAlike {
    * answer the same.
    */
   fault(call: string, nth: number, status: number): void;
-  /** Forgets faults that have not come yet, and that the device was lost. */
+  /** Forgets faults that have not come yet. A lost device is replaced by a new one, on which nothing is. */
   clear(): void;
   /** Whether what the driver has to say is kept for `heard`, in place of going to standard error. */
   listen(on: boolean): void;

@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "call.h"
+#include "objects.h"
 
 namespace look_alike {
 
@@ -58,6 +59,7 @@ void Faults::add(const std::string &name, std::uint64_t nth, int status) {
 
 void Faults::clear() {
   faults_.clear();
+  if (lost_) replace_devices();
   lost_ = false;
 }
 
@@ -89,7 +91,10 @@ LOOK_ALIKE_API void rm_lookalike_fault(const char *name, std::uint64_t nth, int 
   Faults::get().add(name, nth, status);
 }
 
-/* Forgets faults that are still to come, and a device that was lost. What a context answers since a failure stays. */
+/*
+ * Forgets faults that are still to come. A device that was lost is replaced, with nothing on it. What a context answers since a
+ * failure stays.
+ */
 LOOK_ALIKE_API void rm_lookalike_clear() {
   const std::lock_guard<std::recursive_mutex> lock(State::get().mutex);
   Faults::get().clear();

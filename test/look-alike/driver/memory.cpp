@@ -14,14 +14,10 @@ namespace look_alike {
 namespace {
 
 constexpr std::size_t GUARD = 256, ALIGNMENT = 256;
-/* Freed memory is kept, poisoned, so that late reads find NaN and late writes are seen; up to this many bytes of it. */
+/* Freed memory is kept, poisoned, so that late reads find NaN and late writes hit nothing else; up to this many bytes of it. */
 constexpr std::size_t QUARANTINE = std::size_t{64} << 20;
 
-struct Freed {
-  Allocation allocation;
-  CUcontext context;
-};
-std::deque<Freed> quarantine;
+std::deque<Allocation> quarantine;
 std::size_t quarantined = 0;
 
 std::size_t rounded_up(std::size_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
@@ -31,12 +27,12 @@ bool is_poison(const char *from, std::size_t bytes) {
   return bytes == 0 || (*from == static_cast<char>(0xff) && std::memcmp(from, from + 1, bytes - 1) == 0);
 }
 
-bool allocate(std::size_t bytes, Allocation &allocation) {
+bool allocate(CUcontext context, std::size_t bytes, Allocation &allocation) {
   const std::size_t raw_bytes = GUARD + rounded_up(bytes) + GUARD;
   char *raw = static_cast<char *>(std::aligned_alloc(ALIGNMENT, raw_bytes));
   if (raw == nullptr) return false;
   std::memset(raw, 0xff, raw_bytes);
-  allocation = {raw + GUARD, bytes, raw, raw_bytes, ++State::get().serial};
+  allocation = {context, raw + GUARD, bytes, raw, raw_bytes, ++State::get().serial};
   return true;
 }
 
@@ -51,15 +47,15 @@ std::string damage(const Allocation &allocation) {
 }
 
 void forget_oldest() {
-  quarantined -= quarantine.front().allocation.raw_bytes;
-  std::free(quarantine.front().allocation.raw);
+  quarantined -= quarantine.front().raw_bytes;
+  std::free(quarantine.front().raw);
   quarantine.pop_front();
 }
 
-void give_back(const Allocation &allocation, CUcontext context) {
+void give_back(const Allocation &allocation) {
   if (allocation.raw_bytes > QUARANTINE) return std::free(allocation.raw);
   std::memset(allocation.raw, 0xff, allocation.raw_bytes);
-  quarantine.push_back({allocation, context});
+  quarantine.push_back(allocation);
   quarantined += allocation.raw_bytes;
   while (quarantined > QUARANTINE) forget_oldest();
 }
@@ -91,7 +87,8 @@ bool in_pinned_memory(const void *address, std::size_t bytes) {
   auto after = state.registered.upper_bound(at);
   if (after == state.registered.begin()) return false;
   --after;
-  return at - after->first <= after->second && bytes <= after->second - (at - after->first);
+  const std::size_t offset = at - after->first, size = after->second.bytes;
+  return offset <= size && bytes <= size - offset;
 }
 
 bool known_to_device(CUcontext context, CUdeviceptr address) {
@@ -109,19 +106,21 @@ Outcome check_guards(CUcontext context, const std::string &what) {
   return {};
 }
 
-void free_device_memory_of(CUcontext context) {
-  for (const auto &[address, allocation] : context->device_memory) give_back(allocation, context);
+void free_memory_of(CUcontext context) {
+  for (const auto &[address, allocation] : context->device_memory) give_back(allocation);
   context->device_memory.clear();
   context->device_bytes = 0;
-}
-
-void free_pinned_memory_of(CUcontext context) {
-  auto &pinned = State::get().pinned;
-  for (auto at = pinned.begin(); at != pinned.end();) {
-    const bool own = at->second.owner == context;
-    if (own) give_back(at->second, context);
-    at = own ? pinned.erase(at) : std::next(at);
+  State &state = State::get();
+  for (auto at = state.pinned.begin(); at != state.pinned.end();) {
+    if (at->second.context != context) {
+      ++at;
+      continue;
+    }
+    give_back(at->second);
+    at = state.pinned.erase(at);
   }
+  for (auto at = state.registered.begin(); at != state.registered.end();)
+    at = at->second.context == context ? state.registered.erase(at) : std::next(at);
 }
 
 }  // namespace look_alike
@@ -142,7 +141,7 @@ LOOK_ALIKE_API CUresult CUDAAPI cuMemAlloc_v2(CUdeviceptr *address, size_t bytes
   const std::size_t taken = rounded_up(bytes), total = Settings::get().memory_bytes;
   if (taken > total || context->device_bytes + CONTEXT_BYTES + taken > total) return CUDA_ERROR_OUT_OF_MEMORY;
   Allocation allocation;
-  if (!allocate(bytes, allocation)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!allocate(call.context(), bytes, allocation)) return CUDA_ERROR_OUT_OF_MEMORY;
   *address = address_of(allocation.base);
   context->device_memory[*address] = allocation;
   context->device_bytes += taken;
@@ -159,7 +158,7 @@ LOOK_ALIKE_API CUresult CUDAAPI cuMemFree_v2(CUdeviceptr address) {
   // Work that waits may still use it: the real one waits for the device here, too.
   if (const CUresult status = finish_context(context); status != CUDA_SUCCESS) return status;
   context->device_bytes -= rounded_up(found->second.bytes);
-  give_back(found->second, context);
+  give_back(found->second);
   context->device_memory.erase(found);
   return CUDA_SUCCESS;
 }
@@ -170,9 +169,8 @@ LOOK_ALIKE_API CUresult CUDAAPI cuMemHostAlloc(void **pointer, size_t bytes, uns
   // Portable, device-mapped, write-combined.
   if (bytes == 0 || (flags & ~7u) != 0) return CUDA_ERROR_INVALID_VALUE;
   Allocation allocation;
-  if (!allocate(bytes, allocation)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!allocate(call.context(), bytes, allocation)) return CUDA_ERROR_OUT_OF_MEMORY;
   *pointer = allocation.base;
-  allocation.owner = call.context();
   call.state().pinned[address_of(*pointer)] = allocation;
   return CUDA_SUCCESS;
 }
@@ -183,7 +181,7 @@ LOOK_ALIKE_API CUresult CUDAAPI cuMemFreeHost(void *pointer) {
   const auto found = call.state().pinned.find(address_of(pointer));
   if (found == call.state().pinned.end()) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult status = finish_context(call.context()); status != CUDA_SUCCESS) return status;
-  give_back(found->second, call.context());
+  give_back(found->second);
   call.state().pinned.erase(found);
   return CUDA_SUCCESS;
 }
@@ -192,7 +190,7 @@ LOOK_ALIKE_API CUresult CUDAAPI cuMemHostRegister_v2(void *pointer, size_t bytes
   LOOK_ALIKE_ENTER(Needs::context);
   if (pointer == nullptr || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
   if (in_pinned_memory(pointer, 1)) return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
-  call.state().registered[address_of(pointer)] = bytes;
+  call.state().registered[address_of(pointer)] = {call.context(), bytes};
   return CUDA_SUCCESS;
 }
 

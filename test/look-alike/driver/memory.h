@@ -13,11 +13,11 @@ bool in_pinned_memory(const void *address, std::size_t bytes);
 /* Whether an address may be a kernel's argument: in an allocation of either kind, or at its end. */
 bool known_to_device(CUcontext context, CUdeviceptr address);
 
-/* Fails with ILLEGAL_ADDRESS, naming `what`, where a guard was overwritten or freed memory was written. */
+/* Fails with ILLEGAL_ADDRESS, naming `what`, where a guard was overwritten. */
 Outcome check_guards(CUcontext context, const std::string &what);
 
-void free_device_memory_of(CUcontext context);
-void free_pinned_memory_of(CUcontext context);
+/* All memory that was allocated in a context, pinned memory, too. */
+void free_memory_of(CUcontext context);
 
 /* What a context takes for itself. */
 constexpr std::size_t CONTEXT_BYTES = std::size_t{300} << 20;

@@ -43,9 +43,19 @@ void close_context(CUcontext context) {
   for_each_of(state.modules, context, destroy_module);
   for_each_of(state.graphs, context, destroy_graph);
   for_each_of(state.execs, context, destroy_exec);
-  free_device_memory_of(context);
-  free_pinned_memory_of(context);
+  free_memory_of(context);
   context->legacy.reset();
+}
+
+void replace_devices() {
+  State &state = State::get();
+  for (const auto &context : state.contexts) {
+    if (context->retained == 0) continue;
+    close_context(context.get());
+    context->retained = 0;
+  }
+  for (Blas *handle : state.blas) delete handle;
+  state.blas.clear();
 }
 
 void destroy_stream(CUstream stream) {

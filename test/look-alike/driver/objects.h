@@ -8,6 +8,9 @@ namespace look_alike {
 void open_context(CUcontext context);
 void close_context(CUcontext context);
 
+/* New devices in the place of lost ones: nothing that was made on those is left. */
+void replace_devices();
+
 void destroy_stream(CUstream stream);
 void destroy_event(CUevent event);
 void destroy_module(CUmodule module);

@@ -46,14 +46,13 @@ struct Queue {
 
 /* Bytes that were given out, with guards on both sides. */
 struct Allocation {
+  CUcontext context;
   char *base;
   std::size_t bytes;
   /* From `base` to what aligned_alloc gave. */
   char *raw;
   std::size_t raw_bytes;
   std::uint64_t serial;
-  /* Of pinned memory, with which it goes. */
-  CUctx_st *owner = nullptr;
 };
 
 struct Capture;
@@ -151,7 +150,12 @@ class State {
   bool initialised = false;
   std::vector<std::unique_ptr<CUctx_st>> contexts;  // by device
   std::map<CUdeviceptr, Allocation> pinned;
-  std::map<CUdeviceptr, std::size_t> registered;
+  /* Host memory that was pinned afterwards. */
+  struct Registered {
+    CUcontext context;
+    std::size_t bytes;
+  };
+  std::map<CUdeviceptr, Registered> registered;
   std::unordered_set<CUstream> streams;
   std::unordered_set<CUevent> events;
   std::unordered_set<CUmodule> modules;

@@ -126,8 +126,24 @@ describe("the look-alike driver", () => {
       expect(cuda.cuStreamCreate(new BigUint64Array(1), 0)).to.equal(LOST);
       expect(cuda.cuDeviceGetCount(new Int32Array(1))).to.equal(LOST);
       expect(cuda.cuDevicePrimaryCtxReset_v2(0)).to.equal(LOST);
+      // Until there is another in its place, on which nothing is.
+      const before = lookAlike().leaks().length;
       lookAlike().clear();
       ok(cuda.cuDeviceGetCount(new Int32Array(1)));
+      expect(before).to.be.above(0);
+      expect(lookAlike().leaks()).to.deep.equal([]);
+    });
+
+    it("nothing more of pinned memory and handles that a context took with it", () => {
+      const { cuda } = device;
+      device.pinned(4);
+      ok(cuda.cuMemHostAlloc(new BigUint64Array(1), 1 << 20, 0));
+      ok(cuda.cuDevicePrimaryCtxReset_v2(0));
+      expect(
+        lookAlike()
+          .leaks()
+          .filter((line) => !line.startsWith("context")),
+      ).to.deep.equal([]);
     });
 
     it("as the environment says: RANKMESH_LOOKALIKE_FAULTS", () => {
