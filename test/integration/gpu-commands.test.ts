@@ -12,6 +12,7 @@ const BENCH = fileURLToPath(new URL("../../bench/gpu/main.js", import.meta.url))
 const RESULTS = fileURLToPath(new URL("../../../bench/results", import.meta.url));
 const NO_LIBRARY = "/nowhere/libcuda.so";
 const NO_GPU = { RANKMESH_CUDA_LIBRARY: NO_LIBRARY };
+const LOOK_ALIKE = lookAlike().env;
 /** Processes of several ranks, on a machine that has other things to do. */
 const LONG_MS = 180_000;
 /** A test that takes no time, of a file that npm run test:gpu runs. */
@@ -55,14 +56,14 @@ describe("npm run test:gpu", () => {
   });
 
   it("names the GPU, and runs the tests of its folder", async () => {
-    const { code, stdout, stderr } = await run(TESTS, QUICK, lookAlike().env);
+    const { code, stdout, stderr } = await run(TESTS, QUICK, LOOK_ALIKE);
     expect(code, stdout + stderr).to.equal(0);
     expect(stderr).to.match(/^test:gpu: on CUDA look-alike on the CPU/);
     expect(stdout).to.match(/\n1 passed, 0 failed, 0 skipped\n$/);
   }).timeout(LONG_MS);
 
   it("fails where compute-sanitizer is asked for and not there", async () => {
-    const env = { ...lookAlike().env, PATH: "/nowhere" };
+    const env = { ...LOOK_ALIKE, PATH: "/nowhere" };
     const { code, stderr } = await run(TESTS, ["--sanitizer"], env);
     expect(code).to.equal(1);
     expect(stderr).to.match(/\ntest:gpu: compute-sanitizer is not on PATH/);
@@ -77,7 +78,7 @@ describe("npm run test:gpu", () => {
         `#!/bin/sh\necho "$@" >> ${join(folder, "asked")}\n[ "$2" != racecheck ] || exit 86\n`,
       );
       await chmod(tool, 0o755);
-      const env = { ...lookAlike().env, PATH: [folder, process.env["PATH"]].join(delimiter) };
+      const env = { ...LOOK_ALIKE, PATH: [folder, process.env["PATH"]].join(delimiter) };
       const { code, stderr } = await run(TESTS, ["--sanitizer", "-g", "add"], env);
       expect(code).to.equal(86);
       expect(stderr.match(/.* found errors$/gm)).to.deep.equal([
@@ -132,7 +133,7 @@ describe("npm run bench:gpu", () => {
   for (const flags of [["--save"], ["--save", "--dry"]]) {
     it(`keeps no results of the look-alike, asked with ${flags.join(" ")}`, async () => {
       const before = await readdir(RESULTS);
-      const { code, stderr } = await run(BENCH, flags, lookAlike().env);
+      const { code, stderr } = await run(BENCH, flags, LOOK_ALIKE);
       expect(code).to.equal(1);
       expect(stderr).to.match(/^bench: --save: results of [^\n]* are not kept; use --json\n$/);
       expect(await readdir(RESULTS)).to.deep.equal(before);
@@ -142,7 +143,7 @@ describe("npm run bench:gpu", () => {
   it("runs all of its benchmarks at tiny sizes", () =>
     withFolder(async (folder) => {
       const json = join(folder, "results.json");
-      const ended = await run(BENCH, ["--dry", "--no-peer", "--json", json], lookAlike().env);
+      const ended = await run(BENCH, ["--dry", "--no-peer", "--json", json], LOOK_ALIKE);
       expect(ended.code, ended.stderr).to.equal(0);
       expect(ended.stdout).to.match(/\nbudgets: \d+ of \d+ met\n$/);
       const { machine, results } = JSON.parse(await readFile(json, "utf8")) as Results;
