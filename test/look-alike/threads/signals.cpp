@@ -7,12 +7,14 @@
 
 #include "block_runner.h"
 
-#if LOOK_ALIKE_ASM && defined(__linux__)
+#ifdef __linux__
 #include <ucontext.h>
 
 namespace look_alike {
 
+#if LOOK_ALIKE_ASM
 extern "C" void look_alike_resume();
+#endif
 
 namespace {
 
@@ -27,7 +29,7 @@ Outcome describe(int signal, const siginfo_t &info, const BlockRunner &runner) {
   char text[128];
   if (signal == SIGFPE) return {719, "divided an integer by zero (a device goes on with any value)"};
   if (runner.in_guard_page(info.si_addr)) return {719, "used more than 64 KiB of stack in one thread"};
-  // The processor tells no address of an access that is not aligned, or that no process could ever have.
+  // x86-64 tells no address of an access that is not aligned, or that no process could ever have.
   if (info.si_code == SI_KERNEL) return {716, "made an access that is not aligned to its size, or to a wild address"};
   std::snprintf(text, sizeof text, "reached for address %p, which is no memory", info.si_addr);
   return {700, text};
@@ -39,11 +41,15 @@ void handle(int signal, siginfo_t *info, void *context) {
     if (Context *caller = runner.caller_while_running()) {
       const Outcome outcome = describe(signal, *info, runner);
       runner.note_failure(outcome.status, outcome.message);
+#if LOOK_ALIKE_ASM
       // Returning from the signal goes on in the caller of the block, as if the fiber had switched to it.
       auto &registers = static_cast<ucontext_t *>(context)->uc_mcontext.gregs;
       registers[REG_RSP] = reinterpret_cast<greg_t>(caller->stack_pointer);
       registers[REG_RIP] = reinterpret_cast<greg_t>(&look_alike_resume);
       return;
+#else
+      setcontext(&caller->registers);
+#endif
     }
   }
   const struct sigaction &before = previous[signal];
