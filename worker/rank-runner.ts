@@ -10,8 +10,8 @@ import {
 import type { RankServiceClient } from "../shared/rpc/gen/rankmesh/v1/RankService.ts";
 import { statusName } from "../shared/rpc/status.ts";
 import type { Assignment } from "./assignment.ts";
-import { BatchFeed, batchRingBytes } from "./batch-feed.ts";
 import type { EndedCollective } from "./backend/backend.ts";
+import { BatchFeed, batchRingBytes } from "./batch-feed.ts";
 import type { BackendChoice } from "./compute/backend-loader.ts";
 import { ComputeProxy } from "./compute/compute-proxy.ts";
 import type { EvaluationResult, MemoryReport, StepResult } from "./compute/messages.ts";

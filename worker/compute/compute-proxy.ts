@@ -142,7 +142,10 @@ export class ComputeProxy {
    * Runs all steps and evaluations. The memory report is of the end.
    * @param exchangeIds what the ranks meet by, where collectives run on the device
    */
-  async run(schedule: RoundSchedule, exchangeIds: Uint8Array = new Uint8Array()): Promise<MemoryReport> {
+  async run(
+    schedule: RoundSchedule,
+    exchangeIds: Uint8Array = new Uint8Array(),
+  ): Promise<MemoryReport> {
     this.#post({ kind: "run", schedule, exchangeIds });
     const reply = await this.#expect();
     if (typeof reply === "number" || reply.kind !== "finished") throw unexpected(reply, "finished");

@@ -104,10 +104,7 @@ class ComputeThread {
         return;
       }
       case "run":
-        loaded.exchange?.connect(
-          request.exchangeIds,
-          this.#control.watch(this.#start.silenceMs),
-        );
+        loaded.exchange?.connect(request.exchangeIds, this.#control.watch(this.#start.silenceMs));
         runRounds(
           {
             program: this.#start.program,

@@ -1,6 +1,12 @@
-import { DeviceError, FailedPreconditionError, InternalError, PeerError } from "../../../shared/errors.ts";
+import {
+  DeviceError,
+  FailedPreconditionError,
+  InternalError,
+  PeerError,
+} from "../../../shared/errors.ts";
 import { groupOf, type Mesh, worldSize } from "../../../shared/mesh/mesh.ts";
 import type { Program } from "../../../shared/program/program.ts";
+import { runAll } from "./cuda-context.ts";
 import { configOf, findNccl, ID_BYTES, IN_PROGRESS, type NcclLibrary } from "./nccl.ts";
 
 /** Ranks that have to load weights first come late, but not by this much after all have said that they are ready. */
@@ -57,10 +63,16 @@ export class Communicators {
   }
 
   /** Meets the others of every group of this rank. @throws PeerError when they do not come in time */
-  connect(ids: Uint8Array, guard: () => void, wait: (ready: () => boolean, guard: () => void) => void): void {
+  connect(
+    ids: Uint8Array,
+    guard: () => void,
+    wait: (ready: () => boolean, guard: () => void) => void,
+  ): void {
     const groups = groupsOf(this.#program);
     if (ids.length !== ID_BYTES * groups.length) {
-      throw new InternalError(`${groups.length} groups of ranks came with ${ids.length} bytes of ids`);
+      throw new InternalError(
+        `${groups.length} groups of ranks came with ${ids.length} bytes of ids`,
+      );
     }
     groups.forEach(({ axes, ranks }, index) => {
       const place = ranks.indexOf(this.#rank);
@@ -80,7 +92,8 @@ export class Communicators {
   /** @throws InternalError for axes that no collective of the program runs over */
   of(axes: readonly number[]): Communicator {
     const found = this.#byAxes.get(keyOf(axes));
-    if (found === undefined) throw new InternalError(`no communicator over axes ${axes.join(", ")}`);
+    if (found === undefined)
+      throw new InternalError(`no communicator over axes ${axes.join(", ")}`);
     return found;
   }
 
@@ -99,18 +112,13 @@ export class Communicators {
    * of a job nothing is: then this is how they are given back.
    */
   abort(): void {
-    const open = [...this.#byAxes.values()].reverse();
+    const open = [...this.#byAxes.values()];
     this.#byAxes.clear();
-    let first: unknown;
-    for (const { comm } of open) {
-      try {
-        this.nccl.calls.ncclCommAbort(comm);
-      } catch (error) {
-        first ??= error;
-      }
+    try {
+      runAll(open.map((one) => () => this.nccl.calls.ncclCommAbort(one.comm)));
+    } finally {
+      this.#handles.length = 0;
     }
-    this.#handles.length = 0;
-    if (first !== undefined) throw first;
   }
 
   #open(ranks: readonly number[], place: number, internal: Uint8Array): bigint {
@@ -133,7 +141,11 @@ export class Communicators {
     const state = this.nccl.stateOf(comm);
     if (state === 0) return false;
     if (state === IN_PROGRESS) return true;
-    throw this.peerError("ABORTED", ranks, `NCCL between ${named(ranks)} failed: ${this.nccl.explain(state)}`);
+    throw this.peerError(
+      "ABORTED",
+      ranks,
+      `NCCL between ${named(ranks)} failed: ${this.nccl.explain(state)}`,
+    );
   }
 
   #absent(ranks: readonly number[]): PeerError {

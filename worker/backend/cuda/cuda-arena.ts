@@ -1,6 +1,6 @@
+import { InternalError } from "../../../shared/errors.ts";
 import type { StepScalars } from "../../../shared/optimizer/step-scalars.ts";
 import type { Program } from "../../../shared/program/program.ts";
-import { InternalError } from "../../../shared/errors.ts";
 import type { CollectiveOperands, ExchangeOptions } from "../backend.ts";
 import type { BoundInstruction } from "../binding/binder.ts";
 import type { ArenaDevice } from "../bound-program.ts";
@@ -117,6 +117,8 @@ export class CudaArena implements ArenaDevice {
 
   #staged(): Staging {
     if (this.#staging !== undefined) return this.#staging;
-    throw new InternalError("collectives of this program run on the device: no operand is on the host");
+    throw new InternalError(
+      "collectives of this program run on the device: no operand is on the host",
+    );
   }
 }

@@ -86,7 +86,9 @@ export class NcclExchange implements DeviceExchange {
 
   start(index: number): void {
     if (this.#guard === undefined) {
-      throw new FailedPreconditionError("a collective over NCCL was started before the ranks had met");
+      throw new FailedPreconditionError(
+        "a collective over NCCL was started before the ranks had met",
+      );
     }
     if (this.#pending.length >= MAX_AHEAD) {
       const oldest = this.#pending[0];
@@ -204,7 +206,8 @@ export class NcclExchange implements DeviceExchange {
     const chunk = count * dtypeBytes(dtype);
     if (chunk * outer === 0) return 0;
     /** Of this rank's chunk in row `row` of the full tensor that begins at `full`. */
-    const own = (full: Address, row: number): Address => full + (row * ranks.length + place) * chunk;
+    const own = (full: Address, row: number): Address =>
+      full + (row * ranks.length + place) * chunk;
     const whole = (row: number): number => row * ranks.length * chunk;
     switch (op) {
       case "allReduce":
@@ -213,7 +216,8 @@ export class NcclExchange implements DeviceExchange {
         const inPlace = overlap(input, chunk * outer, output, chunk * outer * ranks.length);
         if (inPlace) {
           // Backwards: no row is written over before it was moved.
-          for (let row = outer - 1; row >= 0; row--) this.#copy(own(output, row), input + row * chunk, chunk);
+          for (let row = outer - 1; row >= 0; row--)
+            this.#copy(own(output, row), input + row * chunk, chunk);
         }
         return this.#rows(outer, (row) => {
           const from = inPlace ? own(output, row) : input + row * chunk;
@@ -228,7 +232,8 @@ export class NcclExchange implements DeviceExchange {
         });
         if (inPlace) {
           this.#settled(comm, status);
-          for (let row = 0; row < outer; row++) this.#copy(output + row * chunk, own(input, row), chunk);
+          for (let row = 0; row < outer; row++)
+            this.#copy(output + row * chunk, own(input, row), chunk);
           return 0;
         }
         return status;

@@ -107,9 +107,6 @@ export interface NcclLibrary {
   explain(status: number): string;
 }
 
-/** ncclUniqueId, which goes by value. */
-const UNIQUE_ID = koffi.struct({ internal: koffi.array("uint8_t", ID_BYTES, "Typed") });
-
 let found: NcclLibrary | undefined;
 
 /** NCCL, where this host has one that serves; undefined where it has none, or one older than 2.14. */
@@ -125,17 +122,20 @@ function bind(library: LibraryHandle | undefined): NcclLibrary | undefined {
   if (version < LEAST_VERSION) return undefined;
   const error = library.func("ncclGetErrorString", "str", ["int"]) as (status: number) => string;
   const explain = (status: number): string => `${error(status)} (${status})`;
+  // By value.
+  const uniqueId = koffi.struct({ internal: koffi.array("uint8_t", ID_BYTES, "Typed") });
   const bound = Object.entries(SIGNATURES).map(([name, kinds]) => {
     const call = library.func(
       name,
       "int",
-      kinds.map((kind) => (kind === "id" ? UNIQUE_ID : (TYPES[kind] ?? kind))),
+      kinds.map((kind) => (kind === "id" ? uniqueId : (TYPES[kind] ?? kind))),
     ) as (...args: unknown[]) => number;
     return [
       name,
       (...args: unknown[]) => {
         const status = call(...args);
-        if (status !== SUCCESS && status !== IN_PROGRESS) throw ncclError(name, args, explain(status));
+        if (status !== SUCCESS && status !== IN_PROGRESS)
+          throw ncclError(name, args, explain(status));
         return status;
       },
     ];
