@@ -54,20 +54,21 @@ process.once("message", (ids: number[]) => {
     const all = program.collectives.map(({ inputSlot, outputSlot, dtype, axes }, index) => {
       const one = cases[index];
       if (one === undefined) throw new Error(`no case ${index}`);
-      const size = groupOf(mesh, axes, rank).length;
-      const [input, output] = elementsOf(one, size);
-      loaded.write(inputSlot, bytesOf(dtype, given(rank, input)));
-      return { index, outputSlot, dtype, bytes: new Uint8Array(bytesOf(dtype, given(0, output))) };
+      const [input, output] = elementsOf(one, groupOf(mesh, axes, rank).length);
+      return {
+        index,
+        inputSlot,
+        outputSlot,
+        dtype,
+        input,
+        bytes: bytesOf(dtype, given(0, output)),
+      };
     });
-    // All under way at once, as far as they may be; twice, as steps do.
-    for (let turn = 0; turn < 2; turn++) {
-      if (turn === 1) {
-        program.collectives.forEach(({ inputSlot, dtype, axes }, index) => {
-          const one = cases[index];
-          if (one === undefined) return;
-          const [input] = elementsOf(one, groupOf(mesh, axes, rank).length);
-          loaded.write(inputSlot, bytesOf(dtype, given(rank, input)));
-        });
+    // All under way at once, as far as they may be; twice, as steps do, the first time with other values.
+    for (const of of [rank + 1, rank]) {
+      // The first one's input last, so that it is still under way when that begins.
+      for (const { inputSlot, dtype, input } of [...all].reverse()) {
+        loaded.write(inputSlot, bytesOf(dtype, given(of, input)));
       }
       for (const { index } of all) loaded.startCollective(index);
       for (const { index } of all) loaded.finishCollective(index);
