@@ -12,6 +12,7 @@ import type { SessionRequest__Output } from "../shared/rpc/gen/rankmesh/v1/Sessi
 import { statusName } from "../shared/rpc/status.ts";
 import type { Clock } from "./clock.ts";
 import { tokenizes } from "./data/tokenizes.ts";
+import { chooseExchange } from "./gang/exchange.ts";
 import { Gang } from "./gang/gang.ts";
 import { memoryBill } from "./gang/memory-bill.ts";
 import { cannotCompute } from "./gang/precision.ts";
@@ -214,6 +215,8 @@ export class Engine {
     }
     if (job === undefined) return;
     if (ready) {
+      const gang = this.#gangs.get(jobId);
+      if (gang !== undefined && rank === 0) gang.ncclUniqueIds = Buffer.from(ready.ncclUniqueIds);
       job.apply({ kind: "ready", generation, rank });
     } else if (step) {
       job.apply({
@@ -364,7 +367,9 @@ export class Engine {
     // What it was placed with, so that it is the plan it was placed by.
     const { sizes, arenaBytes } = placement;
     const plan = job.plan(sizes, arenaBytes);
-    job.notes = plan.notes;
+    const exchange = chooseExchange(workers);
+    const { note } = exchange;
+    job.notes = note === undefined ? plan.notes : [...plan.notes, note];
     const gang = new Gang({
       jobId: job.jobId,
       generation,
@@ -372,6 +377,7 @@ export class Engine {
       plan,
       workers,
       collectiveMs: limits.collectiveMs,
+      ncclVersion: exchange.ncclVersion,
       openBatches: (signal) => files.openBatches(job.jobId, job.spec, plan, signal),
       openWeights: files.weightsOpener(job.spec, plan.program),
       onBatchSent: (rank, round, hash) =>
@@ -382,7 +388,7 @@ export class Engine {
     const { data, eval: evaluation } = job.spec;
     const isTokenized = tokenizes(data) || (evaluation.data && tokenizes(evaluation.data));
     this.#options.logger.info(
-      { jobId: job.jobId, generation, ...sizes, workers: placement.workers },
+      { jobId: job.jobId, generation, ...sizes, workers: placement.workers, exchange: note },
       "job starts",
     );
     job.apply({
@@ -408,7 +414,9 @@ export class Engine {
         if (gang !== undefined) this.#runAside(job, gang, () => this.#assign(job, gang));
         return;
       case "startSteps":
-        this.#toRanks(gang, (jobId, generation) => ({ start: { jobId, generation } }));
+        this.#toRanks(gang, (jobId, generation) => ({
+          start: { jobId, generation, ncclUniqueIds: gang?.ncclUniqueIds ?? Buffer.alloc(0) },
+        }));
         return;
       case "writeOutput":
         if (gang !== undefined) this.#runAside(job, gang, () => this.#writeOutput(job, gang));

@@ -159,6 +159,8 @@ function workerInfo(register: Register__Output, version: string): WorkerInfo {
   check("device", register.device, false);
   check("httpAddress", register.httpAddress, false);
   check("version", register.version, false);
+  check("ncclVersion", register.ncclVersion, false);
+  check("deviceUuid", register.deviceUuid, false);
   try {
     const { port } = parseHostPort(register.address, "address");
     if (port === 0)
@@ -202,6 +204,8 @@ function workerInfo(register: Register__Output, version: string): WorkerInfo {
     memoryLimitBytes: register.memoryLimitBytes,
     fingerprint,
     version: register.version,
+    ncclVersion: register.ncclVersion === "" ? undefined : register.ncclVersion,
+    deviceUuid: register.deviceUuid === "" ? undefined : register.deviceUuid,
     workspaceBytes: register.workspaceBytes,
     precisions: precisions.length === 0 ? ["float32"] : precisions,
     // A text for people: what does not print is left out, not refused.

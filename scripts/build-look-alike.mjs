@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // Builds dist/test-native/librankmesh_lookalike.so: test/look-alike, a CUDA driver and cuBLAS for machines without a GPU, and
-// in it worker/backend/cuda/native/*.cu compiled for the CPU. Prints the library's path. Does nothing when sources, flags and
+// in it worker/backend/cuda/native/*.cu compiled for the CPU; and beside it librankmesh_lookalike_nccl.so, a NCCL over it. Prints the first one's path. Does nothing when sources, flags and
 // compiler are those of the last build; else compiles only what changed. Builds may run beside each other. A .cu file that does
 // not compile is left out: whoever works on it does not hold up the others.
 //
@@ -32,6 +32,9 @@ const probeFolder = join(driverFolder, "kernels");
 const outFolder = join(root, "dist/test-native");
 const objectFolder = join(outFolder, "objects");
 const library = join(outFolder, "librankmesh_lookalike.so");
+// A library of its own, as there are hosts without one.
+const ncclFolder = join(driverFolder, "nccl");
+const ncclLibrary = join(outFolder, "librankmesh_lookalike_nccl.so");
 const stamp = join(outFolder, "librankmesh_lookalike.hash");
 const OLD_OBJECT_MS = 24 * 3600 * 1000;
 
@@ -115,7 +118,7 @@ const whole = digest(
   ...FLAGS,
   ...[...contents].flat(),
 );
-if (read(stamp) === whole && existsSync(library)) {
+if (read(stamp) === whole && existsSync(library) && existsSync(ncclLibrary)) {
   console.log(library);
   process.exit(0);
 }
@@ -321,6 +324,13 @@ try {
   const link = ["-shared", "-pthread", "-Wl,-z,nodelete", "-o", scratch, ...objects, "-ldl", "-lm"];
   await promisify(execFile)(compiler.name, link);
   renameSync(scratch, library);
+  const nccl = await compileFolder(ncclFolder);
+  objects.push(nccl);
+  await promisify(execFile)(compiler.name, [
+    ...["-shared", "-pthread", "-Wl,-z,nodelete", "-Wl,-rpath,$ORIGIN", "-o", scratch, nccl],
+    ...[`-L${outFolder}`, "-l:librankmesh_lookalike.so", "-lrt"],
+  ]);
+  renameSync(scratch, ncclLibrary);
   if (broken.length > 0) {
     rmSync(stamp, { force: true });
     console.error(`build-look-alike: left out ${broken.join(", ")}`);

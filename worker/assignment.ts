@@ -25,6 +25,8 @@ export interface Assignment extends AssignmentKey {
   readonly loadWeights: boolean;
   readonly predictedPeakMemoryBytes: number;
   readonly collectiveTimeoutMs: number;
+  /** Collectives run on the devices, over NCCL of this version; undefined: over gRPC. */
+  readonly ncclVersion?: string | undefined;
 }
 
 /** Bounds on what a coordinator may ask: a wait of 0 would fail every job, one of a day would hide a hang. */
@@ -70,6 +72,7 @@ export function parseAssignment(assign: Assign__Output): Assignment {
     loadWeights: assign.loadWeights,
     predictedPeakMemoryBytes: assign.predictedPeakMemoryBytes,
     collectiveTimeoutMs: timeout * 1000,
+    ncclVersion: assign.ncclVersion === "" ? undefined : assign.ncclVersion,
   };
 }
 

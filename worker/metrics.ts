@@ -150,10 +150,16 @@ export class RankMetrics {
     stepDuration.observe(this.#use(stepDuration, this.#device), result.seconds);
   }
 
-  collective(op: CollectiveOp, seconds: number, sentBytes: number, receivedBytes: number): void {
+  collective(
+    op: CollectiveOp,
+    transport: "grpc" | "nccl",
+    seconds: number,
+    sentBytes: number,
+    receivedBytes: number,
+  ): void {
     const { collectiveDuration, collectiveBytes } = this.#metrics;
     collectiveDuration.observe(
-      this.#use(collectiveDuration, { ...this.#rank, op, transport: "grpc" }),
+      this.#use(collectiveDuration, { ...this.#rank, op, transport }),
       seconds,
     );
     for (const [direction, bytes] of [

@@ -58,8 +58,10 @@ export class RankHost {
           if (message.assign) this.#assign(message.assign, port);
           return;
         case "start":
-          if (message.start)
-            this.#withRunner(message.start, "StartSteps", (runner) => runner.start());
+          if (message.start) {
+            const { ncclUniqueIds } = message.start;
+            this.#withRunner(message.start, "StartSteps", (runner) => runner.start(ncclUniqueIds));
+          }
           return;
         case "abort":
           if (message.abort) this.#abort(message.abort, port);
@@ -190,7 +192,7 @@ function reportsTo(
 ): RankReports {
   const at = { jobId, generation, rank };
   return {
-    ready: () => port.send({ ready: at }),
+    ready: (ncclUniqueIds) => port.send({ ready: { ...at, ncclUniqueIds } }),
     step: ({ step, loss, gradNorm, seconds, batchHash, peakMemoryBytes }) =>
       port.send({
         step: {

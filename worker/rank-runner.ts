@@ -10,6 +10,7 @@ import {
 import type { RankServiceClient } from "../shared/rpc/gen/rankmesh/v1/RankService.ts";
 import { statusName } from "../shared/rpc/status.ts";
 import type { Assignment } from "./assignment.ts";
+import type { EndedCollective } from "./backend/backend.ts";
 import { BatchFeed, batchRingBytes } from "./batch-feed.ts";
 import type { BackendChoice } from "./compute/backend-loader.ts";
 import { ComputeProxy } from "./compute/compute-proxy.ts";
@@ -22,7 +23,8 @@ import type { OpenRing, Ring } from "./ring.ts";
 
 /** What a rank tells the coordinator. */
 export interface RankReports {
-  ready(): void;
+  /** @param ncclUniqueIds what this rank made for all to meet by; else empty */
+  ready(ncclUniqueIds: Uint8Array): void;
   step(result: StepResult): void;
   evaluation(result: EvaluationResult): void;
   finished(memory: MemoryReport, rssBytes: number, collectiveBytes: number): void;
@@ -80,11 +82,15 @@ export class RankRunner {
   readonly #logger: Logger;
   readonly #metrics: RankMetrics;
   readonly #aborted = new AbortController();
-  readonly #start = new Deferred<void>();
+  readonly #start = new Deferred<Uint8Array>();
   readonly #release = new Deferred<void>();
   #compute: ComputeProxy | undefined;
   #ring: Ring | undefined;
   #feed: BatchFeed | undefined;
+  /** What this rank made for all to meet by over NCCL. */
+  #ncclUniqueIds: Uint8Array = new Uint8Array();
+  /** Payload that collectives on the device have sent. */
+  #deviceBytes = 0;
   #finished = false;
   #silent = false;
   #deviceLost: DeviceError | undefined;
@@ -104,9 +110,9 @@ export class RankRunner {
     this.done = this.#run();
   }
 
-  /** All ranks are ready. */
-  start(): void {
-    this.#start.resolve();
+  /** All ranks are ready. `ncclUniqueIds` are what they meet by, where they exchange over NCCL. */
+  start(ncclUniqueIds: Uint8Array = new Uint8Array()): void {
+    this.#start.resolve(ncclUniqueIds);
   }
 
   /** The weights are no longer needed. */
@@ -181,19 +187,21 @@ export class RankRunner {
     const { assignment, garbage, reports } = this.#options;
     this.#aborted.signal.throwIfAborted();
     this.#checkMemory();
-    const ring = this.#options.openRing(assignment, {
-      finished: (op, seconds, sent, received) => {
-        this.#metrics.collective(op, seconds, sent, received);
-        garbage.add(sent + received);
-      },
-      waited: (peer, seconds) => this.#metrics.waited(peer, seconds),
-    });
-    this.#ring = ring;
-    await Promise.all([this.#prepare(ring), this.#whileNotAborted(ring.connect(CONNECT_MS))]);
-    this.#logger.info("rank ready");
-    reports.ready();
-    await this.#start.promise;
-    const memory = await this.#train();
+    const { ncclVersion } = assignment;
+    if (ncclVersion === undefined) {
+      const ring = this.#options.openRing(assignment, {
+        finished: (op, seconds, sent, received) => {
+          this.#metrics.collective(op, "grpc", seconds, sent, received);
+          garbage.add(sent + received);
+        },
+        waited: (peer, seconds) => this.#metrics.waited(peer, seconds),
+      });
+      this.#ring = ring;
+      await Promise.all([this.#prepare(ring), this.#whileNotAborted(ring.connect(CONNECT_MS))]);
+    } else await this.#prepare(undefined);
+    this.#logger.info({ transport: this.#transport() }, "rank ready");
+    reports.ready(this.#ncclUniqueIds);
+    const memory = await this.#train(await this.#start.promise);
     const rssBytes = process.memoryUsage.rss();
     this.#metrics.setMemory(memory);
     this.#finished = true;
@@ -201,8 +209,15 @@ export class RankRunner {
       { steps: assignment.schedule.steps, peakMemoryBytes: memory.peakBytes, rssBytes },
       "rank finished",
     );
-    reports.finished(memory, rssBytes, ring.group.sentBytes);
+    const sentBytes = this.#ring?.group.sentBytes ?? this.#deviceBytes;
+    reports.finished(memory, rssBytes, sentBytes);
     await this.#release.promise;
+  }
+
+  /** `NCCL 2.27.3` */
+  #transport(): string {
+    const { ncclVersion } = this.assignment;
+    return ncclVersion === undefined ? "gRPC" : `NCCL ${ncclVersion}`;
   }
 
   #checkMemory(): void {
@@ -219,7 +234,7 @@ export class RankRunner {
   }
 
   /** Allocates the arena and fills the weights. */
-  async #prepare(ring: Ring): Promise<void> {
+  async #prepare(ring: Ring | undefined): Promise<void> {
     const { assignment, backendModule, backend } = this.#options;
     const { program } = assignment;
     const compute = new ComputeProxy({
@@ -230,11 +245,16 @@ export class RankRunner {
       batchRingBytes: batchRingBytes(program),
       runCollective: (index, at, buffers) => {
         const descriptor = program.collectives[index];
-        if (descriptor === undefined)
-          throw new InternalError(`the program has no collective ${index}`);
+        if (descriptor === undefined || ring === undefined)
+          throw new InternalError(`collective ${index} has nobody to run it`);
         const key = { step: at.step, microbatch: at.microbatch, collective: index };
         return ring.group.run(descriptor, key, buffers, at.batchHash);
       },
+      exchange:
+        ring === undefined
+          ? { timeoutMs: assignment.collectiveTimeoutMs, makesIds: assignment.rank === 0 }
+          : undefined,
+      onCollectives: (ended) => this.#endedOnDevice(ended),
       onStep: (result) => {
         this.#metrics.step(result);
         this.#options.reports.step(result);
@@ -244,7 +264,8 @@ export class RankRunner {
       onDeviceLost: (error) => this.#loseDevice(error),
     });
     this.#compute = compute;
-    const { device, memory } = await compute.load();
+    const { device, memory, exchangeIds } = await compute.load();
+    this.#ncclUniqueIds = exchangeIds;
     this.#metrics.setMemory(memory);
     this.#logger.info({ device, arenaBytes: program.arenaBytes }, "arena allocated");
 
@@ -268,7 +289,17 @@ export class RankRunner {
     compute.trim();
   }
 
-  async #train(): Promise<MemoryReport> {
+  #endedOnDevice(ended: readonly EndedCollective[]): void {
+    for (const { collective, seconds } of ended) {
+      const descriptor = this.assignment.program.collectives[collective];
+      if (descriptor === undefined) continue;
+      const { op, wireBytes } = descriptor;
+      this.#deviceBytes += wireBytes;
+      this.#metrics.collective(op, "nccl", seconds, wireBytes, wireBytes);
+    }
+  }
+
+  async #train(ncclUniqueIds: Uint8Array): Promise<MemoryReport> {
     const compute = this.#compute;
     if (compute === undefined) throw new InternalError("started before the program was loaded");
     const { assignment, client, garbage } = this.#options;
@@ -284,7 +315,7 @@ export class RankRunner {
         onError: (error) => compute.abort(error, compute.stepsDone),
       });
     }
-    const memory = await compute.run(schedule);
+    const memory = await compute.run(schedule, ncclUniqueIds);
     this.#feed?.close();
     return memory;
   }

@@ -29,7 +29,13 @@ export class GpuProgram {
       program,
       rank: 0,
       account: gpu.account,
-      open: () => new CudaArena(gpu.context, program, gpu.account),
+      open: () =>
+        new CudaArena(gpu.context, {
+          program,
+          rank: 0,
+          account: gpu.account,
+          exchange: undefined,
+        }),
       onDispose: () => undefined,
     });
     for (const tensor of program.stored) this.loaded.initialize(tensor, spec.init.seed);

@@ -27,6 +27,8 @@ export interface GangOptions {
   /** Worker of every rank, in rank order. */
   readonly workers: readonly WorkerInfo[];
   readonly collectiveMs: number;
+  /** Collectives run over NCCL of this version; undefined: over gRPC. */
+  readonly ncclVersion: string | undefined;
   readonly openBatches: (signal: AbortSignal) => Promise<RoundReader>;
   /** undefined: the ranks initialise by the seed. */
   readonly openWeights: (() => Promise<InitialWeights>) | undefined;
@@ -45,6 +47,8 @@ export class Gang {
   readonly signal: AbortSignal;
   /** Whether the workers have been told of the job. */
   assigned = false;
+  /** What the ranks meet by over NCCL, once rank 0 has made it. */
+  ncclUniqueIds = Buffer.alloc(0);
   readonly #options: GangOptions;
   readonly #stop = new AbortController();
   #feed: BatchFeed | undefined;
@@ -95,7 +99,7 @@ export class Gang {
 
   /** The assignment of every rank, in rank order. */
   assignments(): Assign[] {
-    const { plan, spec, collectiveMs } = this.#options;
+    const { plan, spec, collectiveMs, ncclVersion } = this.#options;
     const peers = this.workers.map(({ address, name }, rank) => ({ rank, address, worker: name }));
     const programJson = encodeProgram(plan.program);
     if (programJson.length > MAX_PROGRAM_BYTES) {
@@ -116,6 +120,7 @@ export class Gang {
       collectiveTimeoutSeconds: collectiveMs / 1000,
       evaluateEvery: spec.eval.every,
       evaluationBatches: this.#evaluationBatches,
+      ncclVersion: ncclVersion ?? "",
     }));
   }
 

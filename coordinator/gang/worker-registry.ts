@@ -11,6 +11,10 @@ export interface WorkerInfo extends SchedulableWorker {
   /** Why it is this backend; empty: it did not say. */
   readonly backendReason: string;
   readonly version: string;
+  /** NCCL that its device can exchange over; undefined: it cannot. */
+  readonly ncclVersion?: string | undefined;
+  /** `GPU-...` */
+  readonly deviceUuid?: string | undefined;
 }
 
 /** The rank that a worker serves. */

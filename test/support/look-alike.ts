@@ -9,6 +9,8 @@ export interface LookAlike {
   readonly path: string;
   /** Environment of processes that are to take it for NVIDIA's. */
   readonly env: Readonly<Record<"RANKMESH_CUDA_LIBRARY" | "RANKMESH_CUBLAS_LIBRARY", string>>;
+  /** The same of processes that have its NCCL, too. */
+  readonly envWithNccl: Readonly<Record<string, string>>;
   /** What was created in this process and not given back, a line each. */
   leaks(): string[];
   /**
@@ -60,7 +62,9 @@ function build(): string {
 
 function open(path: string): LookAlike {
   prepareKoffi();
-  const env = { RANKMESH_CUDA_LIBRARY: path, RANKMESH_CUBLAS_LIBRARY: path };
+  const libraries = { RANKMESH_CUDA_LIBRARY: path, RANKMESH_CUBLAS_LIBRARY: path };
+  // A host's own NCCL would run on devices that are none.
+  const env = { ...libraries, RANKMESH_NCCL_LIBRARY: "off" };
   Object.assign(process.env, env);
   const library = koffi.load(path);
   const leaks = library.func("rm_lookalike_leaks", "size_t", ["void *", "size_t"]);
@@ -76,6 +80,7 @@ function open(path: string): LookAlike {
   return {
     path,
     env,
+    envWithNccl: { ...libraries, RANKMESH_NCCL_LIBRARY: path.replace(/\.so$/, "_nccl.so") },
     leaks: () => linesOf(leaks),
     listen: library.func("rm_lookalike_listen", "void", ["bool"]),
     heard: () => linesOf(heard),

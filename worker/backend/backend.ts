@@ -26,13 +26,34 @@ export interface Backend {
   readonly workspaceBytes: number;
   /** Memory of the device; undefined where that is the host's. */
   readonly memoryBytes?: number;
-  /** Allocates the arena and binds every instruction. One program at a time. @throws RankmeshError when memory is refused. */
-  load(program: Program, rank: number): LoadedProgram;
+  /** Absent where collectives always take their operands from the host. */
+  readonly exchange?: ExchangeOffer;
+  /**
+   * Allocates the arena and binds every instruction. One program at a time.
+   * @param exchange run collectives on the device; for backends that offer it
+   * @throws RankmeshError when memory is refused.
+   */
+  load(program: Program, rank: number, exchange?: ExchangeOptions): LoadedProgram;
   /** Gives back what it holds beside programs, all of which are disposed of. It may load again. */
   close(): void;
 }
 
+/** A backend's offer to run collectives from device to device, without the host. */
+export interface ExchangeOffer {
+  /** Version of NCCL: ranks exchange with their like. */
+  readonly ncclVersion: string;
+  /** Ranks on one device cannot exchange so. */
+  readonly deviceUuid: string;
+}
+
+export interface ExchangeOptions {
+  /** A collective that could begin and does not end for this long is an error. */
+  readonly timeoutMs: number;
+}
+
 export interface LoadedProgram {
+  /** Where collectives run on the device: what starts one, or waits for one, is then done for it, and the host goes on at once. */
+  readonly exchange?: DeviceExchange | undefined;
   /**
    * Runs compute instructions of the program (the objects must be its own) in order. Give the same array for the same
    * stretch of the program: devices record what it launches and replay it. `between` is called now and then; it may throw.
@@ -60,6 +81,26 @@ export interface LoadedProgram {
   synchronize(): void;
   /** Frees the arena. Use after it throws. */
   dispose(): void;
+}
+
+/** Collectives of a loaded program that run on devices. */
+export interface DeviceExchange {
+  /** What the ranks of a job meet by, made by one of them for all. It serves once. */
+  makeIds(): Uint8Array;
+  /**
+   * Meets the other ranks; before the first collective.
+   * @param guard called while this, and whatever the host waits for from now on, takes its time; what it throws ends the wait
+   * @throws PeerError when they do not come in time
+   */
+  connect(ids: Uint8Array, guard: () => void): void;
+  /** Collectives that have ended since it was last asked. */
+  ended(): EndedCollective[];
+}
+
+/** One run of a collective, by the device's clock. */
+export interface EndedCollective {
+  readonly collective: number;
+  readonly seconds: number;
 }
 
 /** Addresses of host memory. They overlap as the collective's slots do. */

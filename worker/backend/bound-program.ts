@@ -16,7 +16,12 @@ import {
   elementCount,
   slotAt,
 } from "./arena-layout.ts";
-import type { CollectiveOperands, LoadedProgram, MemoryAccount } from "./backend.ts";
+import type {
+  CollectiveOperands,
+  DeviceExchange,
+  LoadedProgram,
+  MemoryAccount,
+} from "./backend.ts";
 import { bindInstruction } from "./binding/bind-instruction.ts";
 import type { BoundInstruction } from "./binding/binder.ts";
 import { fillShape } from "./binding/fill-shape.ts";
@@ -37,6 +42,8 @@ export interface ArenaDevice {
   /** Copies host bytes to an address of the arena; the bytes are the caller's again when it returns. */
   write(to: Address, bytes: Uint8Array): void;
   read(into: Uint8Array, from: Address): void;
+  /** Where collectives run on the device. */
+  readonly exchange?: DeviceExchange;
   collectiveOperands(index: number): CollectiveOperands;
   startCollective(index: number): void;
   collectiveReady(index: number, wait: boolean): boolean;
@@ -81,6 +88,10 @@ export class BoundProgram implements LoadedProgram {
       this.dispose();
       throw error;
     }
+  }
+
+  get exchange(): DeviceExchange | undefined {
+    return this.#device?.exchange;
   }
 
   run(

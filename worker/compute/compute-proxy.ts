@@ -3,6 +3,7 @@ import koffi from "koffi";
 import { DeviceError, InternalError } from "../../shared/errors.ts";
 import type { RoundSchedule } from "../../shared/job/rounds.ts";
 import { dtypeBytes, type Program, type Slot } from "../../shared/program/program.ts";
+import type { EndedCollective } from "../backend/backend.ts";
 import type { CollectiveBuffers } from "../collective/collective.ts";
 import { keepYoungGenerationSmall } from "../garbage.ts";
 import type { BackendChoice } from "./backend-loader.ts";
@@ -10,6 +11,7 @@ import { BatchRing } from "./batch-ring.ts";
 import { ControlBlock } from "./control-block.ts";
 import type {
   CollectiveAddresses,
+  ComputeExchange,
   ComputeReply,
   ComputeRequest,
   ComputeStart,
@@ -31,6 +33,10 @@ export interface ComputeOptions {
     at: { readonly step: number; readonly microbatch: number; readonly batchHash: number },
     buffers: CollectiveBuffers,
   ) => Promise<void>;
+  /** Collectives run on the device; left out: by `runCollective`. */
+  readonly exchange?: ComputeExchange | undefined;
+  /** Collectives that ran on the device. */
+  readonly onCollectives?: (ended: readonly EndedCollective[]) => void;
   readonly onStep: (result: StepResult) => void;
   readonly onEvaluation: (result: EvaluationResult) => void;
   /** The batch ring has room again. */
@@ -90,6 +96,7 @@ export class ComputeProxy {
       control: this.#control.buffer,
       batches: this.batches.buffer,
       silenceMs: SILENCE_MS,
+      exchange: options.exchange,
     };
     this.#worker = new Worker(new URL("./compute-thread.js", import.meta.url), {
       workerData: start,
@@ -104,13 +111,23 @@ export class ComputeProxy {
     this.#ticker.unref();
   }
 
-  /** Waits until the arena is allocated. @throws RankmeshError when memory is refused. */
-  async load(): Promise<{ readonly device: string; readonly memory: MemoryReport }> {
+  /**
+   * Waits until the arena is allocated. `exchangeIds` is what this rank made for all to meet by, where it was to.
+   * @throws RankmeshError when memory is refused.
+   */
+  async load(): Promise<{
+    readonly device: string;
+    readonly memory: MemoryReport;
+    readonly exchangeIds: Uint8Array;
+  }> {
     const reply = await this.#expect();
     if (typeof reply === "number" || reply.kind !== "loaded") throw unexpected(reply, "loaded");
     keepYoungGenerationSmall();
-    this.#views = collectiveViews(this.#options.program, reply.addresses);
-    return { device: reply.device, memory: reply.memory };
+    if (this.#options.exchange === undefined) {
+      this.#views = collectiveViews(this.#options.program, reply.addresses);
+    }
+    const { device, memory, exchangeIds } = reply;
+    return { device, memory, exchangeIds };
   }
 
   /** Fills stored tensors (indices into Program.stored) by their init specs. */
@@ -121,9 +138,15 @@ export class ComputeProxy {
       throw unexpected(reply, "initialized");
   }
 
-  /** Runs all steps and evaluations. The memory report is of the end. */
-  async run(schedule: RoundSchedule): Promise<MemoryReport> {
-    this.#post({ kind: "run", schedule });
+  /**
+   * Runs all steps and evaluations. The memory report is of the end.
+   * @param exchangeIds what the ranks meet by, where collectives run on the device
+   */
+  async run(
+    schedule: RoundSchedule,
+    exchangeIds: Uint8Array = new Uint8Array(),
+  ): Promise<MemoryReport> {
+    this.#post({ kind: "run", schedule, exchangeIds });
     const reply = await this.#expect();
     if (typeof reply === "number" || reply.kind !== "finished") throw unexpected(reply, "finished");
     return reply.memory;
@@ -226,6 +249,9 @@ export class ComputeProxy {
         return;
       case "evaluation":
         this.#options.onEvaluation(message.report);
+        return;
+      case "collectives":
+        this.#options.onCollectives?.(message.ended);
         return;
       case "roomForBatches":
         this.#options.onBatchRoom();

@@ -1,5 +1,5 @@
 import { parentPort, workerData } from "node:worker_threads";
-import { InternalError } from "../../shared/errors.ts";
+import { FailedPreconditionError, InternalError } from "../../shared/errors.ts";
 import type { Backend, LoadedProgram } from "../backend/backend.ts";
 import { loadBackend } from "./backend-loader.ts";
 import { BatchRing } from "./batch-ring.ts";
@@ -36,15 +36,23 @@ class ComputeThread {
     try {
       const backend = await loadBackend(this.#start.backendModule, this.#start.backend);
       this.#backend = backend;
-      const loaded = backend.load(this.#start.program, this.#start.rank);
+      const { program, rank, exchange } = this.#start;
+      const loaded = backend.load(program, rank, exchange);
       this.#loaded = loaded;
+      const onDevice = loaded.exchange !== undefined;
+      if (exchange !== undefined && !onDevice) {
+        throw new FailedPreconditionError(
+          `backend ${backend.name} cannot run collectives on its device, as rank ${rank} is told to`,
+        );
+      }
       this.#reply({
         kind: "loaded",
         device: backend.device,
-        addresses: this.#start.program.collectives.map((_, index) =>
-          loaded.collectiveOperands(index),
-        ),
+        addresses: onDevice
+          ? []
+          : program.collectives.map((_, index) => loaded.collectiveOperands(index)),
         memory: this.#memory(),
+        exchangeIds: exchange?.makesIds === true ? exchangeIds(loaded) : new Uint8Array(),
       });
     } catch (error) {
       this.#reply({ kind: "failed", error: toPlainError(error) });
@@ -96,6 +104,7 @@ class ComputeThread {
         return;
       }
       case "run":
+        loaded.exchange?.connect(request.exchangeIds, this.#control.watch(this.#start.silenceMs));
         runRounds(
           {
             program: this.#start.program,
@@ -106,6 +115,7 @@ class ComputeThread {
             peakMemoryBytes: () => this.#backend?.memory.peakBytes ?? 0,
             startCollective: this.#reply,
             roomForBatches: () => this.#reply({ kind: "roomForBatches" }),
+            onCollectives: (ended) => this.#reply({ kind: "collectives", ended }),
             onStep: (report) => this.#reply({ kind: "step", report }),
             onEvaluation: (report) => this.#reply({ kind: "evaluation", report }),
           },
@@ -134,6 +144,10 @@ class ComputeThread {
       byKind: { ...memory?.byKind() },
     };
   }
+}
+
+function exchangeIds({ exchange }: LoadedProgram): Uint8Array {
+  return exchange?.makeIds() ?? new Uint8Array();
 }
 
 const port = parentPort;

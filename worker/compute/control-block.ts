@@ -133,6 +133,27 @@ export class ControlBlock {
     if (Atomics.load(this.#words, ABORT) !== 0) throw new ComputeAborted();
   }
 
+  /**
+   * For a thread that waits for something other than `waitUntil`: call what it gives again and again.
+   * @returns what throws ComputeAborted when aborted, MainThreadSilent after `silenceMs` without a tick
+   */
+  watch(silenceMs: number): () => void {
+    let tick = Atomics.load(this.#words, MAIN_TICK);
+    let lastTickMs = performance.now();
+    let lastCallMs = lastTickMs;
+    return () => {
+      this.check();
+      const now = performance.now();
+      const seen = Atomics.load(this.#words, MAIN_TICK);
+      // After a pause it is this thread that looked away.
+      if (seen !== tick || now - lastCallMs > SLEEP_MS) {
+        tick = seen;
+        lastTickMs = now;
+      } else if (now - lastTickMs > silenceMs) throw silent(now - lastTickMs);
+      lastCallMs = now;
+    };
+  }
+
   collectiveState(collective: number): number {
     return Atomics.load(this.#words, STATES + collective);
   }
@@ -168,13 +189,17 @@ export class ControlBlock {
           tick = seen;
           lastTickMs = now;
         } else if (now - lastTickMs > silenceMs) {
-          throw new MainThreadSilent(
-            `the worker's main thread gave no sign of life for ${Math.round((now - lastTickMs) / 1000)} s`,
-          );
+          throw silent(now - lastTickMs);
         }
       }
     } finally {
       Atomics.store(this.#words, WAITING, NOT_WAITING);
     }
   }
+}
+
+function silent(ms: number): MainThreadSilent {
+  return new MainThreadSilent(
+    `the worker's main thread gave no sign of life for ${Math.round(ms / 1000)} s`,
+  );
 }

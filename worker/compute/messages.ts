@@ -1,6 +1,6 @@
 import type { RoundSchedule } from "../../shared/job/rounds.ts";
 import type { Program } from "../../shared/program/program.ts";
-import type { CollectiveOperands } from "../backend/backend.ts";
+import type { CollectiveOperands, EndedCollective, ExchangeOptions } from "../backend/backend.ts";
 import type { BackendChoice } from "./backend-loader.ts";
 
 /** What a compute thread is started with. */
@@ -14,6 +14,14 @@ export interface ComputeStart {
   readonly batches: SharedArrayBuffer;
   /** The main thread counts as dead after this long without a tick. */
   readonly silenceMs: number;
+  /** Collectives run on the device; undefined: by the main thread. */
+  readonly exchange: ComputeExchange | undefined;
+}
+
+/** How collectives run on the device. */
+export interface ComputeExchange extends ExchangeOptions {
+  /** This rank makes what all meet by. */
+  readonly makesIds: boolean;
 }
 
 /** Main thread to compute thread. While `run` is under way the rest waits; the control block reaches it at once. */
@@ -28,7 +36,8 @@ export type ComputeRequest =
       /** Moved there and back: no copy, no garbage. */
       readonly buffer: ArrayBuffer;
     }
-  | { readonly kind: "run"; readonly schedule: RoundSchedule }
+  /** `exchangeIds`: what the ranks meet by, where collectives run on the device. */
+  | { readonly kind: "run"; readonly schedule: RoundSchedule; readonly exchangeIds: Uint8Array }
   | { readonly kind: "dispose" };
 
 /** Compute thread to main thread; a bare number is the index of a collective that was started. */
@@ -39,10 +48,14 @@ export type ComputeReply =
       readonly device: string;
       readonly addresses: CollectiveAddresses;
       readonly memory: MemoryReport;
+      /** Of the rank that makes them; else empty. */
+      readonly exchangeIds: Uint8Array;
     }
   | { readonly kind: "initialized" }
   | { readonly kind: "moved"; readonly id: number; readonly buffer: ArrayBuffer }
   | { readonly kind: "roomForBatches" }
+  /** Collectives that ran on the device. */
+  | { readonly kind: "collectives"; readonly ended: readonly EndedCollective[] }
   | { readonly kind: "step"; readonly report: StepResult }
   | { readonly kind: "evaluation"; readonly report: EvaluationResult }
   | { readonly kind: "finished"; readonly memory: MemoryReport }
@@ -51,7 +64,7 @@ export type ComputeReply =
   | { readonly kind: "failed"; readonly error: PlainError }
   | { readonly kind: "disposed"; readonly heldBytes: number };
 
-/** Where the operands of collective i lie in this process. */
+/** Where the operands of collective i lie in this process; none where collectives run on the device. */
 export type CollectiveAddresses = readonly CollectiveOperands[];
 
 export interface MemoryReport {
@@ -88,6 +101,8 @@ export interface PlainError {
   readonly message: string;
   readonly stack: string | undefined;
   readonly step: number | undefined;
+  /** Of a PeerError. */
+  readonly peer: { readonly rank: number; readonly peer: number } | undefined;
   /** Of a DeviceError. */
   readonly device:
     | { readonly call: string; readonly status: string; readonly fatal: boolean }

@@ -4,6 +4,7 @@ import {
   FailedPreconditionError,
   InternalError,
   InvalidArgumentError,
+  PeerError,
   RankmeshError,
   ResourceExhaustedError,
   UnavailableError,
@@ -17,6 +18,7 @@ export function toPlainError(error: unknown, step?: number): PlainError {
     message: error instanceof Error ? error.message : String(error),
     stack: error instanceof Error ? error.stack : undefined,
     step,
+    peer: error instanceof PeerError ? { rank: error.rank, peer: error.peer } : undefined,
     device: error instanceof DeviceError ? deviceFacts(error) : undefined,
   };
 }
@@ -32,7 +34,10 @@ export function fromPlainError(plain: PlainError): Error {
   return error;
 }
 
-function rebuild({ code, message, device }: PlainError): Error {
+function rebuild({ code, message, device, peer, step }: PlainError): Error {
+  if (peer !== undefined && isPeerCode(code)) {
+    return new PeerError(message, { code, ...peer, ...(step === undefined ? {} : { step }) });
+  }
   if (device !== undefined && (code === "RESOURCE_EXHAUSTED" || code === "UNAVAILABLE")) {
     return new DeviceError(message, { code, ...device });
   }
@@ -50,4 +55,15 @@ function rebuild({ code, message, device }: PlainError): Error {
     default:
       return new InternalError(message.replace(/^internal: /, ""));
   }
+}
+
+const PEER_CODES: readonly PeerError["code"][] = [
+  "UNAVAILABLE",
+  "DEADLINE_EXCEEDED",
+  "ABORTED",
+  "DATA_LOSS",
+];
+
+function isPeerCode(code: string | undefined): code is PeerError["code"] {
+  return PEER_CODES.some((known) => known === code);
 }

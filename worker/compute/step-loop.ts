@@ -16,7 +16,7 @@ import {
   type Instruction,
   type Program,
 } from "../../shared/program/program.ts";
-import type { LoadedProgram } from "../backend/backend.ts";
+import type { EndedCollective, LoadedProgram } from "../backend/backend.ts";
 import type { BatchRing, BatchVisitor } from "./batch-ring.ts";
 import {
   COLLECTIVE_DONE,
@@ -39,6 +39,8 @@ export interface StepLoopContext {
   readonly startCollective: (index: number) => void;
   /** The ring was full and has room again. */
   readonly roomForBatches: () => void;
+  /** Collectives that ran on the device have ended. */
+  readonly onCollectives: (ended: readonly EndedCollective[]) => void;
   readonly onStep: (result: StepResult) => void;
   readonly onEvaluation: (result: EvaluationResult) => void;
 }
@@ -174,9 +176,14 @@ function exchange(
   started: number[],
 ): void {
   const { loaded, control, silenceMs } = context;
+  const onDevice = loaded.exchange !== undefined;
+  if (onDevice && kind === "wait") {
+    loaded.finishCollective(collective);
+    return;
+  }
   if (kind === "start") {
     loaded.startCollective(collective);
-    started.push(collective);
+    if (!onDevice) started.push(collective);
     return;
   }
   announce(context, started, collective);
@@ -186,8 +193,10 @@ function exchange(
   loaded.finishCollective(collective);
 }
 
-function readLoss({ loaded }: StepLoopContext, slot: number): number {
+function readLoss({ loaded, onCollectives }: StepLoopContext, slot: number): number {
   loaded.synchronize();
+  const ended = loaded.exchange?.ended() ?? [];
+  if (ended.length > 0) onCollectives(ended);
   const loss = new Float32Array(1);
   loaded.read(slot, new Uint8Array(loss.buffer));
   return loss[0] ?? Number.NaN;

@@ -73,7 +73,7 @@ LOOK_ALIKE_API CUresult CUDAAPI cuEventQuery(CUevent event) {
   if (call.state().events.count(event) == 0) return CUDA_ERROR_INVALID_HANDLE;
   if (const CUresult refused = refuse_captured_event(event); refused != CUDA_SUCCESS) return refused;
   if (event->record == nullptr || event->record->done) return CUDA_SUCCESS;
-  const CUresult status = force(event->record->position);
+  const CUresult status = force(event->record->position, false);
   return status != CUDA_SUCCESS ? status : CUDA_ERROR_NOT_READY;
 }
 

@@ -35,6 +35,8 @@ struct Work {
   std::function<Outcome()> run;
   /* Work of other streams that must be done before. */
   std::vector<Position> after;
+  /* What else it waits for, outside this process; asked again and again. Empty: nothing. */
+  std::function<bool()> ready = {};
 };
 
 /* Work of a stream, in order. Nothing runs until somebody waits for it. */

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "capture.h"
+#include "memory.h"
 #include "objects.h"
 
 using namespace look_alike;
@@ -54,7 +55,7 @@ CUresult submit(CUcontext context, const StreamRef &to, Work work) {
   return CUDA_SUCCESS;
 }
 
-CUresult force(const Position &position) {
+CUresult force(const Position &position, bool wait) {
   // Work depends only on work that was submitted earlier, so there are no circles. No recursion: chains may be long.
   std::vector<Position> wanted{position};
   while (!wanted.empty()) {
@@ -63,10 +64,14 @@ CUresult force(const Position &position) {
       wanted.pop_back();
       continue;
     }
-    const auto &after = top.queue->waiting.front().after;
+    const Work &front = top.queue->waiting.front();
+    const auto &after = front.after;
     const auto unmet = std::find_if(after.begin(), after.end(), [](const Position &p) { return !is_done(p); });
     if (unmet != after.end()) {
       wanted.push_back(*unmet);
+    } else if (front.ready && top.queue->context->error == CUDA_SUCCESS && !front.ready()) {
+      if (!wait) return CUDA_ERROR_NOT_READY;
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
     } else {
       run_front(*top.queue);
     }
@@ -164,7 +169,7 @@ LOOK_ALIKE_API CUresult CUDAAPI cuStreamQuery(CUstream stream) {
   const CUresult refused = ref.stream == nullptr ? refuse_legacy(call.context()) : refuse_captured(ref.stream);
   if (refused != CUDA_SUCCESS) return refused;
   const bool done = is_done({ref.queue, ref.queue->submitted});
-  const CUresult status = finish_stream(ref);
+  const CUresult status = ref.stream == nullptr ? finish_stream(ref) : force({ref.queue, ref.queue->submitted}, false);
   return status != CUDA_SUCCESS ? status : done ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
@@ -187,4 +192,25 @@ LOOK_ALIKE_API std::size_t rm_lookalike_waiting() {
   const std::lock_guard<std::recursive_mutex> lock(State::get().mutex);
   const CUcontext context = current_context();
   return context == nullptr || context->legacy == nullptr ? 0 : waiting_in(context);
+}
+
+/*
+ * Work of another library (test/look-alike/nccl) in a stream of the current context: once what is before it is done, `step` is
+ * called until it returns something other than 600, CUDA_ERROR_NOT_READY: 0, or the error that the context then has. `drop` is
+ * called once, when it will not be called any more.
+ */
+LOOK_ALIKE_API CUresult CUDAAPI rm_lookalike_enqueue(CUstream stream, int (*step)(void *), void (*drop)(void *), void *argument) {
+  LOOK_ALIKE_ENTER(Needs::context);
+  const std::shared_ptr<void> held(argument, drop);
+  const auto status = std::make_shared<int>(0);
+  Work work{"collective", [status, held] { return Outcome{*status, *status == 0 ? "" : "a collective failed"}; }, {}};
+  work.ready = [step, status, held] { return (*status = step(held.get())) != CUDA_ERROR_NOT_READY; };
+  return submit(call.context(), stream_of(call.context(), stream), std::move(work));
+}
+
+/* Whether [address, address + bytes) is memory that a device may touch. */
+LOOK_ALIKE_API int rm_lookalike_on_device(CUdeviceptr address, std::size_t bytes) {
+  const std::lock_guard<std::recursive_mutex> lock(State::get().mutex);
+  const CUcontext context = current_context();
+  return context != nullptr && in_device_memory(context, address, bytes) ? 1 : 0;
 }

@@ -18,8 +18,8 @@ StreamRef stream_of(CUcontext context, CUstream handle);
 /* Queues work, or records it where the stream is being captured. */
 CUresult submit(CUcontext context, const StreamRef &to, Work work);
 
-/* Runs the first `position.count` pieces of a stream, and what they depend on. */
-CUresult force(const Position &position);
+/* Runs the first `position.count` pieces of a stream, and what they depend on. Work that is not ready is waited for, or is NOT_READY. */
+CUresult force(const Position &position, bool wait = true);
 /* Runs all that a stream, or a context, has. */
 CUresult finish_stream(const StreamRef &stream);
 CUresult finish_context(CUcontext context);

@@ -20,6 +20,7 @@ const assign: Assign__Output = {
   collectiveTimeoutSeconds: 2.5,
   evaluateEvery: 0,
   evaluationBatches: 0,
+  ncclVersion: "",
 };
 
 describe("parseAssignment", () => {
@@ -27,6 +28,7 @@ describe("parseAssignment", () => {
     const read = parseAssignment({ ...assign, peers: [...assign.peers].reverse() });
     expect(read.addresses).to.deep.equal(["127.0.0.1:5", "127.0.0.1:6"]);
     expect(read.collectiveTimeoutMs).to.equal(2_500);
+    expect(read.ncclVersion).to.equal(undefined);
   });
 
   for (const [what, change, text] of [

@@ -19,7 +19,7 @@ describe("WorkerMetrics", () => {
         batchHash: 0,
         peakMemoryBytes: 2,
       });
-      each.collective("allReduce", 0.1, 3, 4);
+      each.collective("allReduce", "grpc", 0.1, 3, 4);
       each.waited(7, 0.5);
     }
     const series = async (): Promise<string[]> =>

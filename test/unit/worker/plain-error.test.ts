@@ -5,6 +5,7 @@ import {
   FailedPreconditionError,
   InternalError,
   InvalidArgumentError,
+  PeerError,
   ResourceExhaustedError,
   UnavailableError,
 } from "../../../shared/errors.ts";
@@ -54,6 +55,15 @@ describe("an error that crosses threads", () => {
       });
     });
   }
+
+  it("keeps which rank blames which, and the step", () => {
+    const error = new PeerError("no end", { code: "DEADLINE_EXCEEDED", rank: 1, peer: 3 });
+    const other = fromPlainError(structuredClone(toPlainError(error, 7)));
+    expect(other).to.be.instanceOf(PeerError);
+    const { code, rank, peer, step, message } = error;
+    expect(other).to.deep.include({ code, rank, peer, message }).and.not.include({ step });
+    expect(other).to.have.property("step", 7);
+  });
 
   it("is our fault where it is none of ours", () => {
     expect(crossed(new TypeError("x"))).to.be.instanceOf(InternalError);

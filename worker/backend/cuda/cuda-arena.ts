@@ -1,12 +1,14 @@
+import { InternalError } from "../../../shared/errors.ts";
 import type { StepScalars } from "../../../shared/optimizer/step-scalars.ts";
 import type { Program } from "../../../shared/program/program.ts";
-import type { CollectiveOperands } from "../backend.ts";
+import type { CollectiveOperands, ExchangeOptions } from "../backend.ts";
 import type { BoundInstruction } from "../binding/binder.ts";
 import type { ArenaDevice } from "../bound-program.ts";
 import type { Address, Kernels } from "../kernels.ts";
 import type { MemoryLedger } from "../memory-account.ts";
 import { type CudaContext, runAll } from "./cuda-context.ts";
 import { handleOf } from "./driver.ts";
+import { NcclExchange } from "./nccl-exchange.ts";
 import { Shuttle } from "./pinned.ts";
 import { Recorder } from "./recorder.ts";
 import { DeviceScalars } from "./scalars.ts";
@@ -20,12 +22,23 @@ export class CudaArena implements ArenaDevice {
   readonly scalars: DeviceScalars;
   readonly #context: CudaContext;
   readonly #shuttle: Shuttle;
-  readonly #staging: Staging;
+  /** Collectives by the host, or from device to device. */
+  readonly #staging: Staging | undefined;
+  readonly exchange?: NcclExchange;
   readonly #recorder: Recorder;
   readonly #owned: (() => void)[] = [];
 
   /** @throws DeviceError when memory is refused; nothing is kept then */
-  constructor(context: CudaContext, program: Program, account: MemoryLedger) {
+  constructor(
+    context: CudaContext,
+    from: {
+      readonly program: Program;
+      readonly rank: number;
+      readonly account: MemoryLedger;
+      readonly exchange: ExchangeOptions | undefined;
+    },
+  ) {
+    const { program, account } = from;
     this.#context = context;
     this.kernels = context.kernels;
     this.halfKernels = context.halfKernels;
@@ -38,12 +51,22 @@ export class CudaArena implements ArenaDevice {
       this.arena = arena;
       this.#shuttle = new Shuttle(context);
       owned.push(() => this.#shuttle.dispose());
-      this.#staging = new Staging(context, program, arena);
-      owned.push(() => this.#staging.dispose());
-      account.observe("pinned host", this.#staging.bytes);
-      owned.push(() => account.observe("pinned host", 0));
+      if (from.exchange === undefined) {
+        const staging = new Staging(context, program, arena);
+        this.#staging = staging;
+        owned.push(() => staging.dispose());
+        account.observe("pinned host", staging.bytes);
+        owned.push(() => account.observe("pinned host", 0));
+      }
       this.#recorder = new Recorder(context);
       owned.push(() => this.#recorder.dispose());
+      owned.push(() => context.driver.cuStreamSynchronize(context.computeStream));
+      if (from.exchange !== undefined) {
+        const exchange = new NcclExchange(context, { ...from, arena, options: from.exchange });
+        this.exchange = exchange;
+        // First of all: what it has under way may never end by itself.
+        owned.push(() => exchange.dispose());
+      }
     } catch (error) {
       this.free();
       throw error;
@@ -64,27 +87,38 @@ export class CudaArena implements ArenaDevice {
   }
 
   collectiveOperands(index: number): CollectiveOperands {
-    return this.#staging.operands(index);
+    return this.#staged().operands(index);
   }
 
   startCollective(index: number): void {
-    this.#staging.start(index);
+    if (this.exchange === undefined) this.#staged().start(index);
+    else this.exchange.start(index);
   }
 
   collectiveReady(index: number, wait: boolean): boolean {
-    return this.#staging.ready(index, wait);
+    return this.#staged().ready(index, wait);
   }
 
   finishCollective(index: number): void {
-    this.#staging.finish(index);
+    if (this.exchange === undefined) this.#staged().finish(index);
+    else this.exchange.finish(index);
   }
 
   synchronize(): void {
-    this.#context.driver.cuStreamSynchronize(this.#context.computeStream);
+    if (this.exchange === undefined) {
+      this.#context.driver.cuStreamSynchronize(this.#context.computeStream);
+    } else this.exchange.synchronize();
   }
 
   /** Waits for what is under way, then gives back all memory, also when the device has failed. */
   free(): void {
-    runAll([...this.#owned.splice(0), () => this.synchronize()]);
+    runAll(this.#owned);
+  }
+
+  #staged(): Staging {
+    if (this.#staging !== undefined) return this.#staging;
+    throw new InternalError(
+      "collectives of this program run on the device: no operand is on the host",
+    );
   }
 }

@@ -1,6 +1,6 @@
 import { InternalError } from "../../../shared/errors.ts";
 import type { Program } from "../../../shared/program/program.ts";
-import type { Backend, LoadedProgram } from "../backend.ts";
+import type { Backend, ExchangeOffer, ExchangeOptions, LoadedProgram } from "../backend.ts";
 import { BoundProgram } from "../bound-program.ts";
 import { MemoryLedger } from "../memory-account.ts";
 import { cublasVersion } from "./cublas.ts";
@@ -10,6 +10,7 @@ import { type CudaDevice, capability, findDevice } from "./device.ts";
 import { bindDriver } from "./driver.ts";
 import { type CudaLibraries, openCudaLibraries } from "./libraries.ts";
 import { kernelsHash } from "./modules.ts";
+import { findNccl } from "./nccl.ts";
 
 /**
  * Runs programs on an NVIDIA GPU: the driver's API and cuBLAS through FFI, and kernels of this project. Making it allocates
@@ -23,6 +24,7 @@ export class CudaBackend implements Backend {
   readonly memory = new MemoryLedger();
   readonly workspaceBytes: number;
   readonly memoryBytes: number;
+  readonly exchange?: ExchangeOffer;
   readonly #libraries: CudaLibraries;
   readonly #device: CudaDevice;
   readonly #tf32: boolean;
@@ -55,12 +57,14 @@ export class CudaBackend implements Backend {
     const tf32 = this.#tf32 ? ["TF32 products"] : [];
     // As much of the UUID as tells the devices of a host apart.
     this.device = [`${device.name} ${device.uuid.slice(0, 12)}`, cublas, ...tf32].join(", ");
+    const nccl = findNccl();
+    if (nccl !== undefined) this.exchange = { ncclVersion: nccl.version, deviceUuid: device.uuid };
     const driver = `driver of CUDA ${(device.driverVersion / 1000).toFixed(1)}`;
     const what = [`compute capability ${capability(device)}`, cublas, ...tf32, driver];
     this.fingerprint = [`cuda ${kernelsHash()}`, device.name, ...what].join("; ");
   }
 
-  load(program: Program, rank: number): LoadedProgram {
+  load(program: Program, rank: number, exchange?: ExchangeOptions): LoadedProgram {
     if (this.#loaded) {
       throw new InternalError(
         `program ${program.name} was loaded while another is; dispose it first`,
@@ -77,7 +81,7 @@ export class CudaBackend implements Backend {
       program,
       rank,
       account: this.memory,
-      open: () => new CudaArena(context, program, this.memory),
+      open: () => new CudaArena(context, { program, rank, account: this.memory, exchange }),
       onDispose: () => {
         this.#loaded = false;
       },

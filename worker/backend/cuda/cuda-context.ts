@@ -94,6 +94,19 @@ export class CudaContext {
     runAll(this.#owned);
   }
 
+  /** Memory of the device that is in use now, by whomever. */
+  usedBytes(): number {
+    const total = handleOf((out) => this.driver.cuMemGetInfo_v2(new BigUint64Array(1), out));
+    return total - handleOf((out) => this.driver.cuMemGetInfo_v2(out, new BigUint64Array(1)));
+  }
+
+  /** Between two events with times that are done. */
+  secondsBetween(begin: number, end: number): number {
+    const milliseconds = new Float32Array(1);
+    this.driver.cuEventElapsedTime(milliseconds, begin, end);
+    return (milliseconds[0] ?? 0) / 1000;
+  }
+
   #stream(): number {
     const stream = handleOf((out) => this.driver.cuStreamCreate(out, NON_BLOCKING));
     this.#owned.push(() => this.driver.cuStreamDestroy_v2(stream));
@@ -112,9 +125,7 @@ export class CudaContext {
 
   /** What the driver keeps for the context itself: seen from outside, and other processes' doings with it. */
   #observeContext(): void {
-    const total = handleOf((out) => this.driver.cuMemGetInfo_v2(new BigUint64Array(1), out));
-    const free = handleOf((out) => this.driver.cuMemGetInfo_v2(out, new BigUint64Array(1)));
-    this.#account.observe("context", total - free);
+    this.#account.observe("context", this.usedBytes());
     this.#owned.push(() => this.#account.observe("context", 0));
   }
 }

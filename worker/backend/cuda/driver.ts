@@ -42,6 +42,7 @@ export interface Driver {
   cuEventSynchronize(event: number): void;
   /** Whether what was recorded is done. */
   cuEventQuery(event: number): boolean;
+  cuEventElapsedTime(milliseconds: Out, begin: number, end: number): void;
   cuEventDestroy_v2(event: number): void;
   cuModuleLoadDataEx(
     module: Out,
@@ -103,6 +104,7 @@ const SIGNATURES: Readonly<Record<keyof Driver, string>> = {
   cuEventRecord: "uu",
   cuEventSynchronize: "u",
   cuEventQuery: "u",
+  cuEventElapsedTime: "puu",
   cuEventDestroy_v2: "u",
   cuModuleLoadDataEx: "ppipp",
   cuModuleUnload: "u",

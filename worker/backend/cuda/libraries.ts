@@ -24,6 +24,12 @@ const CUBLAS: Wanted = {
     "install cuBLAS of CUDA 12 or 13 (package libcublas-13-0 of NVIDIA's repository, or pip install nvidia-cublas) and put its folder on LD_LIBRARY_PATH",
 };
 
+const NCCL: Wanted = {
+  variable: "RANKMESH_NCCL_LIBRARY",
+  names: ["libnccl.so.2"],
+  advice: "install NCCL 2.14 or newer (package libnccl2 of NVIDIA's repository)",
+};
+
 export interface CudaLibraries {
   readonly driver: LibraryHandle;
   readonly cublas: LibraryHandle;
@@ -35,6 +41,19 @@ const opened = new Map<string, LibraryHandle>();
 export function openCudaLibraries(): CudaLibraries {
   prepareKoffi();
   return { driver: open(DRIVER), cublas: open(CUBLAS) };
+}
+
+/** NCCL, where it is; RANKMESH_NCCL_LIBRARY=off leaves it alone. */
+export function openNccl(): LibraryHandle | undefined {
+  if (process.env[NCCL.variable] === "off") return undefined;
+  prepareKoffi();
+  try {
+    return open(NCCL);
+  } catch (error) {
+    // Most hosts have none, and ranks exchange without it.
+    if (error instanceof FailedPreconditionError) return undefined;
+    throw error;
+  }
 }
 
 function open({ variable, names, advice }: Wanted): LibraryHandle {

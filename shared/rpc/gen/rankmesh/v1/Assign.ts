@@ -41,6 +41,10 @@ export interface Assign {
    * Batches of one evaluation.
    */
   'evaluationBatches'?: (number | string | Long) | undefined;
+  /**
+   * Collectives run on the devices, over NCCL of this version; empty: over CollectiveService.
+   */
+  'ncclVersion'?: (string) | undefined;
 }
 
 /**
@@ -80,4 +84,8 @@ export interface Assign__Output {
    * Batches of one evaluation.
    */
   'evaluationBatches': (number);
+  /**
+   * Collectives run on the devices, over NCCL of this version; empty: over CollectiveService.
+   */
+  'ncclVersion': (string);
 }

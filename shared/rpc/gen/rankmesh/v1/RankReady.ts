@@ -10,6 +10,10 @@ export interface RankReady {
   'jobId'?: (string) | undefined;
   'generation'?: (number | string | Long) | undefined;
   'rank'?: (number) | undefined;
+  /**
+   * Of rank 0 where the job exchanges over NCCL: ncclUniqueId of each group of ranks, one after the other.
+   */
+  'ncclUniqueIds'?: (Buffer | Uint8Array | string) | undefined;
 }
 
 /**
@@ -19,4 +23,8 @@ export interface RankReady__Output {
   'jobId': (string);
   'generation': (number);
   'rank': (number);
+  /**
+   * Of rank 0 where the job exchanges over NCCL: ncclUniqueId of each group of ranks, one after the other.
+   */
+  'ncclUniqueIds': (Buffer);
 }

@@ -36,6 +36,14 @@ export interface Register {
    * Why it is this backend: asked for by name, or what `auto` found.
    */
   'backendReason'?: (string) | undefined;
+  /**
+   * NCCL with which its device can exchange with others of the same version; empty: it cannot.
+   */
+  'ncclVersion'?: (string) | undefined;
+  /**
+   * GPU-...; empty where that says nothing.
+   */
+  'deviceUuid'?: (string) | undefined;
 }
 
 export interface Register__Output {
@@ -71,4 +79,12 @@ export interface Register__Output {
    * Why it is this backend: asked for by name, or what `auto` found.
    */
   'backendReason': (string);
+  /**
+   * NCCL with which its device can exchange with others of the same version; empty: it cannot.
+   */
+  'ncclVersion': (string);
+  /**
+   * GPU-...; empty where that says nothing.
+   */
+  'deviceUuid': (string);
 }

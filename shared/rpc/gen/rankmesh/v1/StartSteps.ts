@@ -9,6 +9,10 @@ import type { Long } from '@grpc/proto-loader';
 export interface StartSteps {
   'jobId'?: (string) | undefined;
   'generation'?: (number | string | Long) | undefined;
+  /**
+   * As rank 0 made them.
+   */
+  'ncclUniqueIds'?: (Buffer | Uint8Array | string) | undefined;
 }
 
 /**
@@ -17,4 +21,8 @@ export interface StartSteps {
 export interface StartSteps__Output {
   'jobId': (string);
   'generation': (number);
+  /**
+   * As rank 0 made them.
+   */
+  'ncclUniqueIds': (Buffer);
 }
