@@ -372,7 +372,7 @@ describe("the look-alike driver", () => {
     this.timeout(300_000);
     const prototypes = readdirSync(join(SOURCES, "driver"))
       .map((name) => readFileSync(join(SOURCES, "driver", name), "utf8"))
-      .flatMap((text) => [...text.matchAll(/^LOOK_ALIKE_API (CUresult CUDAAPI \w+\([^)]*\))/gm)])
+      .flatMap((text) => [...text.matchAll(/^LOOK_ALIKE_API (CUresult CUDAAPI cu\w+\([^)]*\))/gm)])
       .map(([, prototype = ""]) => prototype)
       // Of drivers before CUDA 13: no longer declared.
       .filter((prototype) => !prototype.includes(" cuEventElapsedTime("));
