@@ -136,13 +136,14 @@ export class CudaContext {
  */
 export function runAll(owned: (() => void)[]): void {
   let first: Error | undefined;
+  let lost = false;
   for (const give of owned.splice(0).reverse()) {
     try {
       give();
     } catch (error) {
-      if (error instanceof DeviceError && error.fatal) continue;
+      lost ||= error instanceof DeviceError && error.fatal;
       first ??= error instanceof Error ? error : new InternalError(String(error));
     }
   }
-  if (first !== undefined) throw first;
+  if (first !== undefined && !lost) throw first;
 }

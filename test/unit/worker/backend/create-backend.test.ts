@@ -5,10 +5,20 @@ import { createBackend } from "../../../../worker/backend/create-backend.ts";
 const choice = { backend: "auto", device: "", threads: 1 };
 
 describe("createBackend", () => {
+  // Other tests of this process may have named a library of CUDA.
+  const named = process.env["RANKMESH_CUDA_LIBRARY"];
+  before(() => {
+    process.env["RANKMESH_CUDA_LIBRARY"] = "libcuda-missing.so.1";
+  });
+  after(() => {
+    if (named === undefined) delete process.env["RANKMESH_CUDA_LIBRARY"];
+    else process.env["RANKMESH_CUDA_LIBRARY"] = named;
+  });
+
   it("takes cpu for auto, and says why", () => {
     const backend = createBackend(choice);
     expect(backend.name).to.equal("cpu");
-    expect(backend.reason).to.match(/^auto: /);
+    expect(backend.reason).to.match(/^auto: .*no cuda: libcuda-missing.so.1 could not be loaded/);
   });
 
   for (const name of ["cpu", "reference"]) {

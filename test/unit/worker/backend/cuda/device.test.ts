@@ -113,8 +113,8 @@ describe("a call of the driver that fails", () => {
       expect(message).to.include(`${call}(`).and.include(`${name} (${status})`);
       expect(rest).to.include({ call, status: name, fatal });
       expect(code).to.equal(status === 2 ? "RESOURCE_EXHAUSTED" : "UNAVAILABLE");
-      driver.clear();
       backend.close();
+      driver.clear();
       expect(backend.memory.currentBytes).to.equal(0);
       expect(driver.leaks()).to.deep.equal([]);
     });
