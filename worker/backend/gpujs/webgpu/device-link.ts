@@ -60,12 +60,16 @@ export class DeviceLink {
   /** Dawn ends the process when its thread goes while it owes an answer. */
   readonly #onExit = (): void => this.close();
 
-  /** @throws FailedPreconditionError with what is missing when there is no adapter; DeviceError when it fails at once */
-  constructor() {
+  /**
+   * @param options what Dawn, which implements WebGPU here, is told
+   * @throws FailedPreconditionError with what is missing when there is no adapter; DeviceError when it fails at once
+   */
+  constructor(options: readonly string[] = []) {
     const { port1, port2 } = new MessageChannel();
     this.#port = port1;
     const start: DeviceStart = {
       port: port2,
+      options,
       replies: this.#replies.buffer,
       parameterBytes: PARAMETER_BYTES,
       maxParameterBytes: MAX_PARAMETER_BYTES,
@@ -96,6 +100,11 @@ export class DeviceLink {
       default:
         throw new InternalError(`the device's thread began with ${first?.kind ?? "nothing"}`);
     }
+  }
+
+  /** Nothing more can be had from the device. */
+  get failed(): boolean {
+    return this.#failure !== undefined;
   }
 
   /** @returns a number for the pipeline, which is good at once */

@@ -21,11 +21,12 @@ function fail(failure: DeviceFailure): void {
 }
 
 async function closeDevice(runner: RequestRunner | undefined, device: GPUDevice): Promise<void> {
-  await runner?.close();
+  // A device that has failed owes nothing any more.
+  await runner?.close().catch(() => undefined);
   device.destroy();
 }
 
-const opened = await openDevice(fail);
+const opened = await openDevice(start.options, fail);
 if (typeof opened === "string") {
   reply({ kind: "unavailable", why: opened });
   start.port.close();

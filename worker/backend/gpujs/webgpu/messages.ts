@@ -90,6 +90,8 @@ export interface AdapterFacts {
 /** What the device's thread starts from. */
 export interface DeviceStart {
   readonly port: MessagePort;
+  /** What Dawn, which implements WebGPU here, is told: `adapter=NAME`, `backend=null`. */
+  readonly options: readonly string[];
   /** One word that counts replies: what the compute thread sleeps on. */
   readonly replies: SharedArrayBuffer;
   /** Of the buffer that a batch's parameters lie in, and of the largest dispatch's. */

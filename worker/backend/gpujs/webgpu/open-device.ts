@@ -3,8 +3,6 @@ import type { AdapterFacts, DeviceFailure } from "./messages.ts";
 /** Storage buffers that a kernel of this backend binds at most. */
 const MAX_OPERANDS = 8;
 const WORKGROUP_THREADS = 256;
-/** Of a group's own memory; heads of 512 features take more than the 16 KiB that every adapter has. */
-const WORKGROUP_BYTES = 32768;
 
 const ADVICE =
   "install the Vulkan driver of this GPU (Debian, Ubuntu: apt-get install mesa-vulkan-drivers, of Mesa 23 or newer), or use device webassembly";
@@ -14,14 +12,16 @@ let gpu: GPU | undefined;
 
 /**
  * The device of the adapter that WebGPU prefers, with as much of its limits as kernels use; or why there is none.
+ * @param options Dawn's
  * @param fail hears of the first fault that WebGPU reports by itself
  */
 export async function openDevice(
+  options: readonly string[],
   fail: (failure: DeviceFailure) => void,
 ): Promise<{ readonly device: GPUDevice; readonly facts: AdapterFacts } | string> {
   try {
     const { create } = await import("webgpu");
-    gpu ??= create([]);
+    gpu ??= create([...options]);
   } catch (error) {
     const why = error instanceof Error ? error.message.split("\n")[0] : String(error);
     return `the npm package webgpu does not load (${why}); install it (npm ci), or use device webassembly`;
@@ -40,10 +40,6 @@ export async function openDevice(
       maxStorageBuffersPerShaderStage: MAX_OPERANDS,
       minStorageBufferOffsetAlignment: limits.minStorageBufferOffsetAlignment,
       minUniformBufferOffsetAlignment: 256,
-      maxComputeWorkgroupStorageSize: Math.min(
-        limits.maxComputeWorkgroupStorageSize,
-        WORKGROUP_BYTES,
-      ),
       maxComputeInvocationsPerWorkgroup: WORKGROUP_THREADS,
       maxComputeWorkgroupSizeX: WORKGROUP_THREADS,
     },

@@ -128,6 +128,8 @@ export class WebGpuArena implements ArenaDevice {
 
   free(): void {
     this.#account.observe("shared host", 0);
+    // The memory of a device that has failed goes with it.
+    if (this.#link.failed) return;
     this.#memory.free();
     this.#link.wait();
   }

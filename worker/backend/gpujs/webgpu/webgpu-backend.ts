@@ -12,28 +12,34 @@ import { WebGpuArena } from "./webgpu-arena.ts";
 
 /** A device and the shaders built for it. */
 interface OpenDevice {
+  readonly key: string;
   readonly link: DeviceLink;
   readonly pipelines: Map<string, number>;
   /** Backends that hold it. */
   holders: number;
 }
 
-/** This thread's device: backends share it, and the last that closes gives it back. */
-let opened: OpenDevice | undefined;
+/** This thread's devices by Dawn's options: backends share them, and the last that closes one gives it back. */
+const opened = new Map<string, OpenDevice>();
 
-function openDevice(): OpenDevice {
-  opened ??= { link: new DeviceLink(), pipelines: new Map(), holders: 0 };
-  opened.holders++;
-  return opened;
+function openDevice(options: readonly string[]): OpenDevice {
+  const key = options.join();
+  let device = opened.get(key);
+  if (device === undefined || device.link.failed) {
+    device = { key, link: new DeviceLink(options), pipelines: new Map(), holders: 0 };
+    opened.set(key, device);
+  }
+  device.holders++;
+  return device;
 }
 
 function closeDevice(device: OpenDevice, workspace: number | undefined): void {
   device.holders--;
   if (device.holders > 0) {
-    if (workspace !== undefined) device.link.destroyBuffer(workspace);
+    if (workspace !== undefined && !device.link.failed) device.link.destroyBuffer(workspace);
     return;
   }
-  if (opened === device) opened = undefined;
+  if (opened.get(device.key) === device) opened.delete(device.key);
   device.link.close();
 }
 
@@ -55,9 +61,15 @@ export class WebGpuBackend implements Backend {
   #workspace: number | undefined;
   #loaded = false;
 
-  /** @throws FailedPreconditionError with what is missing when there is no adapter */
-  constructor() {
-    const open = openDevice();
+  readonly #options: readonly string[];
+
+  /**
+   * @param options what Dawn, which implements WebGPU here, is told: `backend=null` for a device that checks all and computes nothing
+   * @throws FailedPreconditionError with what is missing when there is no adapter
+   */
+  constructor(options: readonly string[] = []) {
+    this.#options = options;
+    const open = openDevice(options);
     this.#open = open;
     this.adapter = open.link.adapter;
     const { name, vendor, architecture, software } = this.adapter;
@@ -74,7 +86,7 @@ export class WebGpuBackend implements Backend {
         `program ${program.name} was loaded while another is; dispose it first`,
       );
     }
-    this.#open ??= openDevice();
+    this.#open ??= openDevice(this.#options);
     const { link, pipelines } = this.#open;
     const workspace = this.#workspace ?? this.#takeWorkspace(link);
     const loaded = new BoundProgram({

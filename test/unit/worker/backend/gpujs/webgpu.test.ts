@@ -1,9 +1,29 @@
 import { expect } from "chai";
+import koffi from "koffi";
 import { DeviceError, FailedPreconditionError } from "../../../../../shared/errors.ts";
+import type { Collective } from "../../../../../shared/program/program.ts";
 import { DeviceLink } from "../../../../../worker/backend/gpujs/webgpu/device-link.ts";
 import { WebGpuBackend } from "../../../../../worker/backend/gpujs/webgpu/webgpu-backend.ts";
 import { describeBackend } from "../../../../support/backend-suite.ts";
-import { describeLoadedProgram } from "../../../../support/loaded-program-suite.ts";
+import { programOf } from "../../../../support/conformance.ts";
+import { ADD, describeLoadedProgram } from "../../../../support/loaded-program-suite.ts";
+
+const ALL_REDUCE: Omit<Collective, "inputSlot" | "outputSlot"> = {
+  op: "allReduce",
+  axes: [0],
+  dtype: "float32",
+  outer: 1,
+  chunkElements: 6,
+  algorithm: "direct",
+  segmentBytes: 1024,
+  payloadBytes: 24,
+  wireBytes: 24,
+  sameInputs: true,
+  label: "x",
+  from: "P",
+  to: "R",
+  phase: "forward",
+};
 
 /** Holds the device, so that shaders are built once for all tests; or says why there is none. */
 function open(): WebGpuBackend | string {
@@ -43,6 +63,30 @@ if (typeof held === "string") {
       expect(() => link.wait()).to.throw(DeviceError, /nothing.*broken/s);
       expect(() => link.flush()).to.throw(DeviceError, "broken");
       link.close();
+    });
+
+    it("brings a collective's input to the host, and its output back", () => {
+      const { program, instruction } = programOf(ADD);
+      const [inputSlot = -1, outputSlot = -1] = instruction.inputs;
+      const collective: Collective = { ...ALL_REDUCE, inputSlot, outputSlot };
+      const [start, wait] = (["start", "wait"] as const).map((kind) => ({ kind, collective: 0 }));
+      if (start === undefined || wait === undefined) throw new Error("no instructions");
+      const body = [start, wait, ...program.body];
+      const backend = new WebGpuBackend();
+      const loaded = backend.load({ ...program, body, collectives: [collective] }, 0);
+      const sent = Float32Array.of(1, 2, 3, 4, 5, 6);
+      loaded.write(inputSlot, new Uint8Array(sent.buffer));
+      loaded.startCollective(0);
+      expect(loaded.collectiveReady(0, true)).to.equal(true);
+      const { input, output } = loaded.collectiveOperands(0);
+      expect([...new Float32Array(koffi.view(input, 24))]).to.deep.equal([...sent]);
+      new Float32Array(koffi.view(output, 24)).set(sent.map((x) => 10 * x));
+      loaded.finishCollective(0);
+      const seen = new Float32Array(6);
+      loaded.read(outputSlot, new Uint8Array(seen.buffer));
+      expect([...seen]).to.deep.equal([10, 20, 30, 40, 50, 60]);
+      loaded.dispose();
+      backend.close();
     });
 
     it("gives back what a buffer took, and refuses one that is larger than it can be", () => {

@@ -54,7 +54,10 @@ fn seen_from(query: u32, k0: u32, rows: u32) -> vec4<bool> {
   let r = vec4<u32>(0u, 1u, 2u, 3u);
   return (r < vec4<u32>(rows)) & (vec4<bool>(params.causal == 0u) | (k0 + r <= vec4<u32>(query)));
 }
-const NONE = vec4<f32>(0.0f);`;
+const NONE = vec4<f32>(0.0f);
+// The 16 KiB of a group's memory that every adapter has hold one operand of the largest heads, not two: the other is read again then.
+const STAGED = MOST <= 256u;
+const STAGED_FEATURES = select(1u, MOST, STAGED);`;
 
 const PARAMS = {
   T: "u32",
@@ -149,9 +152,15 @@ const GRADIENT_QUERIES = {
   by: "group",
   code: `${COMMON}
     var<workgroup> queries: array<vec4<f32>, MOST>;
-    var<workgroup> outs: array<vec4<f32>, MOST>;
+    var<workgroup> outs: array<vec4<f32>, STAGED_FEATURES>;
     var<workgroup> slopes: array<vec4<f32>, THREADS>;
 
+    // Feature j of the gradients of four queries' outputs.
+    fn out_feature(b: u32, q0: u32, h: u32, rows: u32, j: u32) -> vec4<f32> {
+      var out = NONE;
+      for (var r = 0u; r < rows; r++) { out[r] = dOut(query_at(b, q0 + r, h) + j); }
+      return out;
+    }
     fn run(group: u32, lane: u32) {
       let blocks = (params.T + BLOCK - 1u) / BLOCK;
       let q0 = group % blocks * BLOCK;
@@ -163,15 +172,13 @@ const GRADIENT_QUERIES = {
       var statistics = NONE;
       for (var j = lane; j < params.F; j += THREADS) {
         var query = NONE;
-        var out = NONE;
         for (var r = 0u; r < rows; r++) {
           let at = query_at(b, q0 + r, h) + j;
           query[r] = q(at) * params.scale;
-          out[r] = dOut(at);
           dots[r] += dOut(at) * o(at);
         }
         queries[j] = query;
-        outs[j] = out;
+        if (STAGED) { outs[j] = out_feature(b, q0, h, rows, j); }
       }
       for (var r = 0u; r < rows; r++) { statistics[r] = lse((b * params.T + q0 + r) * params.H + h); }
       let means = lanes_total(lane, dots);
@@ -187,7 +194,8 @@ const GRADIENT_QUERIES = {
           var values = NONE;
           for (var j = 0u; j < params.F; j++) {
             scores += queries[j] * k(at + j);
-            values += outs[j] * v(at + j);
+            if (STAGED) { values += outs[j] * v(at + j); }
+            else { values += out_feature(b, q0, h, rows, j) * v(at + j); }
           }
           slope = exp_each(scores - statistics) * (values - means);
           slope = select(NONE, slope, seen_by(q0, rows, key));
@@ -231,9 +239,15 @@ const GRADIENT_KEYS = {
   by: "group",
   code: `${COMMON}
     var<workgroup> keys: array<vec4<f32>, MOST>;
-    var<workgroup> values: array<vec4<f32>, MOST>;
+    var<workgroup> values: array<vec4<f32>, STAGED_FEATURES>;
     var<workgroup> weights: array<vec4<f32>, THREADS>;
 
+    // Feature j of four values.
+    fn value_feature(b: u32, k0: u32, kv: u32, rows: u32, j: u32) -> vec4<f32> {
+      var value = NONE;
+      for (var r = 0u; r < rows; r++) { value[r] = v(key_at(b, k0 + r, kv) + j); }
+      return value;
+    }
     fn run(group: u32, lane: u32) {
       let blocks = (params.T + BLOCK - 1u) / BLOCK;
       let k0 = group % blocks * BLOCK;
@@ -242,14 +256,9 @@ const GRADIENT_KEYS = {
       let rows = min(BLOCK, params.T - k0);
       for (var j = lane; j < params.F; j += THREADS) {
         var key = NONE;
-        var value = NONE;
-        for (var r = 0u; r < rows; r++) {
-          let at = key_at(b, k0 + r, kv) + j;
-          key[r] = k(at) * params.scale;
-          value[r] = v(at);
-        }
+        for (var r = 0u; r < rows; r++) { key[r] = k(key_at(b, k0 + r, kv) + j) * params.scale; }
         keys[j] = key;
-        values[j] = value;
+        if (STAGED) { values[j] = value_feature(b, k0, kv, rows, j); }
       }
       workgroupBarrier();
       var sum_k: array<vec4<f32>, EACH>;
@@ -272,7 +281,8 @@ const GRADIENT_KEYS = {
               let dj = dOut(at + j);
               mean += dj * o(at + j);
               scores += keys[j] * q(at + j);
-              products += values[j] * dj;
+              if (STAGED) { products += values[j] * dj; }
+              else { products += value_feature(b, k0, kv, rows, j) * dj; }
             }
             let statistic = lse((b * params.T + query) * params.H + h);
             let seen = seen_from(query, k0, rows);

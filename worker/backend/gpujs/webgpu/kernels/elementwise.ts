@@ -3,8 +3,9 @@ import { type Address, type Kernels, NULL } from "../../../kernels.ts";
 import { ELEMENTWISE, type ElementwiseKernel, type ElementwiseName } from "../../elementwise.ts";
 import { elementwiseKernels } from "../../elementwise-kernels.ts";
 import { gpujs } from "../../library.ts";
+import type { LaunchOperand } from "../bind-operands.ts";
 import { WORKSPACE, WORKSPACE_BYTES } from "../device-memory.ts";
-import type { Launcher, LaunchOperand } from "../launcher.ts";
+import type { Launcher } from "../launcher.ts";
 import type { WgslKernel } from "../wgsl-kernel.ts";
 
 /**

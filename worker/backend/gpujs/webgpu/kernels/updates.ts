@@ -1,6 +1,7 @@
 import type { StepScalars } from "../../../../../shared/optimizer/step-scalars.ts";
 import type { Address, Kernels } from "../../../kernels.ts";
-import type { Launcher, LaunchOperand } from "../launcher.ts";
+import type { LaunchOperand } from "../bind-operands.ts";
+import type { Launcher } from "../launcher.ts";
 import type { WgslKernel } from "../wgsl-kernel.ts";
 
 /** What is done with the element `at` of a gradient: it is stored in w, or w, m and v are updated by it. */
