@@ -152,6 +152,17 @@ describe("the look-alike driver", () => {
       expect(read(z)).to.deep.equal([21, 21, 21, 21]);
     });
 
+    it("are bound to each other by the legacy stream", () => {
+      const [first, second] = [device.stream(0), device.stream(0)];
+      const [x, y, z] = [four(1, 1, 1, 1), four(0, 0, 0, 0), four(0, 0, 0, 0)];
+      const { values } = device.pinned(4);
+      axpy(x, y, 1, first);
+      axpy(y, z, 2, 0n);
+      ok(device.cuda.cuMemcpyDtoHAsync_v2(values, z, 16, second));
+      ok(device.cuda.cuStreamSynchronize(second));
+      expect([...values]).to.deep.equal([2, 2, 2, 2]);
+    });
+
     it("finish before memory is freed, and when the context is waited for", () => {
       const { cuda } = device;
       const [stream, x, y] = [device.stream(), four(1, 1, 1, 1), four(0, 0, 0, 0)];
