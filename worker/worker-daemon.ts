@@ -8,7 +8,7 @@ import { RpcServer } from "../shared/rpc/server.ts";
 import { packageVersion } from "../shared/version.ts";
 import { CollectiveHub } from "./collective/collective-hub.ts";
 import { collectiveService } from "./collective/collective-service.ts";
-import { BACKEND_MODULE, loadBackend } from "./compute/backend-loader.ts";
+import { BACKEND_MODULE, type LoadedBackend, loadBackend } from "./compute/backend-loader.ts";
 import { Deferred } from "./deferred.ts";
 import { BufferGarbage, keepYoungGenerationSmall } from "./garbage.ts";
 import { openGrpcRing } from "./grpc-ring.ts";
@@ -39,6 +39,8 @@ export interface WorkerOptions {
   readonly logger: Logger;
   /** URL of the module that exports `createBackend`. @default the project's own backends */
   readonly backendModule?: string;
+  /** The backend of that choice, where it was made already. */
+  readonly loaded?: LoadedBackend;
 }
 
 export interface WorkerHandle {
@@ -74,7 +76,7 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
     threads: options.threads,
   };
   // Held for the process's life: it tells what this worker is, and keeps the native libraries loaded between jobs.
-  const backend = await loadBackend(backendModule, choice);
+  const backend = options.loaded ?? (await loadBackend(backendModule, choice));
   const memoryLimitBytes =
     options.memoryLimitBytes ?? backend.memoryBytes ?? process.availableMemory();
   const version = packageVersion();

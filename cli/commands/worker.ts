@@ -1,5 +1,5 @@
 import { type Command, Option } from "commander";
-import { startWorker } from "../../worker/worker-daemon.ts";
+import { BACKEND_MODULE, loadBackend } from "../../worker/compute/backend-loader.ts";
 import { daemonLogger, runDaemon } from "../daemon.ts";
 import { byteCount, defined, envOption, hostPort, wholeNumber } from "../option-values.ts";
 import { backendOption, deviceOption } from "./backend-option.ts";
@@ -63,8 +63,13 @@ export function addWorkerCommand(program: Command): void {
     .addOption(new Option("--exit-with-parent", "end when stdin closes").default(false).hideHelp());
   withLogLevel(command).action(async (flags: WorkerFlags) => {
     const logger = daemonLogger("worker", flags.logLevel);
-    const start = () =>
-      startWorker({
+    const start = async () => {
+      // A backend that cannot run here says so before the rest of the daemon is loaded.
+      const { backend, device = "", threads } = flags;
+      const loaded = await loadBackend(BACKEND_MODULE, { backend, device, threads });
+      const { startWorker } = await import("../../worker/worker-daemon.ts");
+      return startWorker({
+        loaded,
         coordinator: flags.coordinator,
         listen: flags.listen,
         http: flags.http,
@@ -78,6 +83,7 @@ export function addWorkerCommand(program: Command): void {
           memoryLimitBytes: flags.memoryLimit,
         }),
       });
+    };
     await runDaemon("worker", logger, start, { exitWithParent: flags.exitWithParent });
   });
 }
