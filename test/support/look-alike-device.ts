@@ -17,6 +17,7 @@ const PROBES: Readonly<Record<string, readonly string[]>> = {
   probe_arguments: [".align 8 .b8[24]", ".u8", ".u16", ".f64"],
   probe_tree: [".u64", ".u64"],
   probe_reverse: [".u64", ".u64"],
+  probe_race: [".u64", ".u64"],
   probe_warp: [".u64"],
   probe_leaving: [".u64"],
   probe_count: [".u64"],

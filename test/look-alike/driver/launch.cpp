@@ -58,8 +58,9 @@ Outcome check_pointers(const Request &request) {
 
 Outcome run(Request &request) {
   if (Outcome outcome = check_pointers(request); outcome.status != 0) return outcome;
+  static unsigned launches = 0;
   Outcome outcome =
-      run_grid({request.kernel, request.arguments.data(), request.grid, request.block, request.shared_bytes});
+      run_grid({request.kernel, request.arguments.data(), request.grid, request.block, request.shared_bytes, launches++});
   if (outcome.status != 0) {
     outcome.message = std::string(request.kernel->name) + " (" + request.kernel->source + ") " + outcome.message;
     return outcome;

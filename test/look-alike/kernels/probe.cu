@@ -51,6 +51,15 @@ RM_KERNEL probe_reverse(const float *x, float *out) {
   out[blockIdx.x * blockDim.x + t] = dyn_smem[blockDim.x - 1 - t];
 }
 
+/* Shared memory without the barrier that it needs. */
+RM_KERNEL probe_race(const float *x, float *out) {
+  extern __shared__ float dyn_smem[];
+  const unsigned t = threadIdx.x;
+  dyn_smem[t] = x[blockIdx.x * blockDim.x + t];
+  /* Reads of the warp before only: threads that run in order do not see that it may not have written yet. */
+  out[blockIdx.x * blockDim.x + t] = dyn_smem[t < 32 ? t : t - 32];
+}
+
 /* One warp: out[k * 32 + lane] is the k-th way to talk. */
 RM_KERNEL probe_warp(int *out) {
   const int lane = (int)(threadIdx.x & 31);

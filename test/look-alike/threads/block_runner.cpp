@@ -80,8 +80,9 @@ bool BlockRunner::in_guard_page(const void *address) const {
   return false;
 }
 
-Outcome BlockRunner::run(const Launch &launch, dim3 block_idx) {
+Outcome BlockRunner::run(const Launch &launch, dim3 block_idx, unsigned long long index) {
   launch_ = &launch;
+  backwards_ = (index + launch.serial) % 2 != 0;
   block_ = {block_idx, launch.block, launch.grid, dynamic_shared_, this};
   threads_ = launch.block.x * launch.block.y * launch.block.z;
   warps_ = (threads_ + WARP - 1) / WARP;
@@ -127,7 +128,8 @@ void BlockRunner::fiber_entry() {
 void BlockRunner::run_threads(Fiber *self) {
   const dim3 shape = launch_->block;
   while (started_ < threads_) {
-    const unsigned index = started_++;
+    const unsigned index = backwards_ ? threads_ - 1 - started_ : started_;
+    started_++;
     Thread &thread = thread_[index];
     thread.thread_idx = shape.y * shape.z == 1
                             ? uint3{index, 0, 0}
@@ -231,6 +233,15 @@ void BlockRunner::wait_for_lanes(unsigned mask) {
   if (!release_lanes(warp, self)) switch_away(fiber_of_[index]->context, index / WARP, lane);
 }
 
+unsigned BlockRunner::next_bit(unsigned mask, unsigned from) const {
+  if (backwards_) {
+    const unsigned before = mask & (bit(from) - 1);
+    return 31 - static_cast<unsigned>(__builtin_clz(before != 0 ? before : mask));
+  }
+  const unsigned behind = mask & ~(bit(from) | (bit(from) - 1));
+  return static_cast<unsigned>(__builtin_ctz(behind != 0 ? behind : mask));
+}
+
 void BlockRunner::switch_away(Context &context, unsigned warp, unsigned lane) {
   unsigned next_warp = warp, ready = warp_[warp].ready;
   if (ready == 0) {
@@ -240,13 +251,11 @@ void BlockRunner::switch_away(Context &context, unsigned warp, unsigned lane) {
       return;
     }
     if (ready_warps_ == 0) fail(LAUNCH_FAILED, describe_deadlock());
-    const unsigned later = warp == 31 ? 0 : ready_warps_ & ~(bit(warp + 1) - 1);
-    next_warp = static_cast<unsigned>(__builtin_ctz(later != 0 ? later : ready_warps_));
+    next_warp = next_bit(ready_warps_, warp);
     ready = warp_[next_warp].ready;
-    lane = WARP - 1;
+    lane = backwards_ ? 0 : WARP - 1;
   }
-  const unsigned later = lane == 31 ? 0 : ready & ~(bit(lane + 1) - 1);
-  const auto next = static_cast<unsigned>(__builtin_ctz(later != 0 ? later : ready));
+  const unsigned next = next_bit(ready, lane);
   ready &= ~bit(next);
   warp_[next_warp].ready = ready;
   if (ready == 0) ready_warps_ &= ~bit(next_warp);

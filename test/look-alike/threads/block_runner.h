@@ -19,6 +19,8 @@ struct Launch {
   void **arguments;
   dim3 grid, block;
   std::size_t shared_bytes;
+  /* Counts launches. */
+  unsigned serial;
 };
 
 /* CUresult and what happened, in words; status 0 is success. */
@@ -29,15 +31,17 @@ struct Outcome {
 
 /*
  * A fiber takes one thread after the other; it keeps its stack only when its thread waits. So a kernel without barriers runs as
- * a plain loop, and one with barriers costs one change of stacks for each wait. The order is fixed: the lanes of a warp before
- * the next warp.
+ * a plain loop, and one with barriers costs one change of stacks for each wait. All that the lanes of a warp can do comes before
+ * the next warp. Every other block, and every other launch of a single one, runs backwards: where a barrier is missing, one of
+ * the two orders is the wrong one.
  */
 class BlockRunner {
  public:
   /* The calling OS thread's. */
   static BlockRunner &mine();
 
-  Outcome run(const Launch &launch, dim3 block_idx);
+  /* `index`: of the block, in the order of the grid. */
+  Outcome run(const Launch &launch, dim3 block_idx, unsigned long long index);
 
   // For threads of a kernel.
   int wait_for_block(bool vote);
@@ -86,6 +90,8 @@ class BlockRunner {
   Fiber *idle_fiber();
   void run_threads(Fiber *self);
   void exit_thread();
+  /* Of the bits of a mask, the one that comes after `from` in this block's order, around the end. */
+  unsigned next_bit(unsigned mask, unsigned from) const;
   void release_barrier();
   /* Wakes lanes that waited for ones that are there now; true if `self`, a bit, was among them. */
   bool release_lanes(Warp &warp, unsigned self);
@@ -100,7 +106,7 @@ class BlockRunner {
   int votes_ = 0, counted_ = 0;
   /* Bits of warps with ready lanes. */
   unsigned ready_warps_ = 0;
-  bool running_ = false;
+  bool running_ = false, backwards_ = false;
   Outcome outcome_;
   Context caller_;
   Fiber *starting_ = nullptr;

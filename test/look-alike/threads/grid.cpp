@@ -32,7 +32,7 @@ class Job {
       for (unsigned long long i = first; i < last; i++) {
         const dim3 index(static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
                          static_cast<unsigned>(i / grid.x / grid.y));
-        Outcome outcome = runner.run(launch_, index);
+        Outcome outcome = runner.run(launch_, index, i);
         if (outcome.status == 0) continue;
         if (!failed_.exchange(true)) outcome_ = std::move(outcome);
         return;

@@ -5,7 +5,7 @@ import { f32, f64, i32, ok } from "../../../../support/cuda-calls.ts";
 import { buildLookAlike, lookAlike } from "../../../../support/look-alike.ts";
 import { LookAlikeDevice } from "../../../../support/look-alike-device.ts";
 
-const range = (count: number, f: (i: number) => number): number[] =>
+const range = <T>(count: number, f: (i: number) => T): T[] =>
   Array.from({ length: count }, (_, i) => f(i));
 const lanes = (f: (lane: number) => number): number[] => range(32, f);
 
@@ -102,6 +102,20 @@ describe("the look-alike driver", () => {
       // Lane l takes part in rounds 0 to l, and adds the round's number.
       const want = lanes((l) => range(Math.min(l, 7) + 1, (i) => i).reduce((s, v) => s + v, 0));
       expect([...device.ints(out, 32)]).to.deep.equal(want);
+    });
+
+    it("backwards in every other block, and launch of one block, so that a missing barrier shows", () => {
+      const x = device.upload(Float32Array.from({ length: 192 }, (_, i) => i));
+      const out = device.alloc(4 * 192);
+      const right = (blocks: number): boolean[] => {
+        ok(device.launch("probe_race", [blocks, 96], [x, out], { shared: 384 }));
+        const got = device.floats(out, 96 * blocks);
+        return range(blocks, (b) =>
+          range(96, (t) => got[96 * b + t] === 96 * b + (t < 32 ? t : t - 32)).every(Boolean),
+        );
+      };
+      expect(right(2).sort()).to.deep.equal([false, true]);
+      expect([...right(1), ...right(1)].sort()).to.deep.equal([false, true]);
     });
 
     it("whose barriers count votes, without threads that have left", () => {
