@@ -27,7 +27,7 @@ const PARAMETER_ALIGN = 256;
 const MAX_PARAMETER_BYTES = 2048;
 const PARAMETER_BYTES = 128 * 1024;
 const STAGING_BYTES = 1 << 20;
-const NUM_STAGINGS = 4;
+const NUM_STAGINGS = 2;
 
 /** Memory that the device's thread takes for itself: parameters, and what results come back through. */
 export const LINK_BYTES = PARAMETER_BYTES + NUM_STAGINGS * STAGING_BYTES;

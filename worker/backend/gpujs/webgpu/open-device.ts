@@ -5,7 +5,7 @@ const MAX_OPERANDS = 8;
 const WORKGROUP_THREADS = 256;
 
 const ADVICE =
-  "install the Vulkan driver of this GPU (Debian, Ubuntu: apt-get install mesa-vulkan-drivers, of Mesa 23 or newer), or use device webassembly";
+  "install the Vulkan driver of this GPU (Debian, Ubuntu: apt-get install mesa-vulkan-drivers), or use device webassembly";
 
 /** The thread's WebGPU. Dawn's bindings go on using it when JavaScript has let go of it, so it is never let go of. */
 let gpu: GPU | undefined;

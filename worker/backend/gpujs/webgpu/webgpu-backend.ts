@@ -62,6 +62,8 @@ export class WebGpuBackend implements Backend {
   #loaded = false;
 
   readonly #options: readonly string[];
+  /** Gives the device back that no program has been loaded on: a daemon asks what there is, and computes in another thread. */
+  readonly #idle: NodeJS.Immediate;
 
   /**
    * @param options what Dawn, which implements WebGPU here, is told: `backend=null` for a device that checks all and computes nothing
@@ -71,6 +73,7 @@ export class WebGpuBackend implements Backend {
     this.#options = options;
     const open = openDevice(options);
     this.#open = open;
+    this.#idle = setImmediate(() => this.close()).unref();
     this.adapter = open.link.adapter;
     const { name, vendor, architecture, software } = this.adapter;
     this.device = `gpu.js WebGPU on ${name}${software ? ", which computes on the processor" : ""}`;
@@ -86,6 +89,7 @@ export class WebGpuBackend implements Backend {
         `program ${program.name} was loaded while another is; dispose it first`,
       );
     }
+    clearImmediate(this.#idle);
     this.#open ??= openDevice(this.#options);
     const { link, pipelines } = this.#open;
     const workspace = this.#workspace ?? this.#takeWorkspace(link);

@@ -2,6 +2,7 @@ import { expect } from "chai";
 import koffi from "koffi";
 import { DeviceError, FailedPreconditionError } from "../../../../../shared/errors.ts";
 import type { Collective } from "../../../../../shared/program/program.ts";
+import type { LoadedProgram } from "../../../../../worker/backend/backend.ts";
 import { DeviceLink } from "../../../../../worker/backend/gpujs/webgpu/device-link.ts";
 import { WebGpuBackend } from "../../../../../worker/backend/gpujs/webgpu/webgpu-backend.ts";
 import { describeBackend } from "../../../../support/backend-suite.ts";
@@ -25,10 +26,11 @@ const ALL_REDUCE: Omit<Collective, "inputSlot" | "outputSlot"> = {
   phase: "forward",
 };
 
-/** Holds the device, so that shaders are built once for all tests; or says why there is none. */
-function open(): WebGpuBackend | string {
+/** A backend with a program, which holds the device so that shaders are built once for all tests; or why there is none. */
+function open(): { backend: WebGpuBackend; loaded: LoadedProgram } | string {
   try {
-    return new WebGpuBackend();
+    const backend = new WebGpuBackend();
+    return { backend, loaded: backend.load(programOf(ADD).program, 0) };
   } catch (error) {
     if (error instanceof FailedPreconditionError) return error.message;
     throw error;
@@ -48,13 +50,18 @@ if (typeof held === "string") {
   describeLoadedProgram("gpujs on WebGPU", () => new WebGpuBackend());
 
   describe("a WebGPU device", () => {
-    after(() => held.close());
+    const { backend: named, loaded: program } = held;
+    after(() => {
+      program.dispose();
+      named.close();
+    });
 
     it("is named with its mode and adapter", () => {
-      expect(held.device).to.equal(
-        `gpu.js WebGPU on ${held.adapter.name}${held.adapter.software ? ", which computes on the processor" : ""}`,
+      const { name, software } = named.adapter;
+      expect(named.device).to.equal(
+        `gpu.js WebGPU on ${name}${software ? ", which computes on the processor" : ""}`,
       );
-      expect(held.fingerprint).to.match(/^gpu\.js [\d.]+ webgpu [\d.]+; /);
+      expect(named.fingerprint).to.match(/^gpu\.js [\d.]+ webgpu [\d.]+; /);
     });
 
     it("fails with the shader's name and fault, and stays failed", () => {
