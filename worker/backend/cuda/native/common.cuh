@@ -11,7 +11,17 @@ typedef unsigned long long u64;
 typedef long long i64;
 
 #define RM_KERNEL extern "C" __global__ void
+/*
+ * A function of this file: no name of internal linkage, in which nvcc would write a hash of the path that it compiled. Where
+ * all files become one library, each keeps its own.
+ */
+#ifdef __CUDACC__
+#define RM_DEVICE __device__ __forceinline__
+#else
 #define RM_DEVICE static __device__ __forceinline__
+#endif
+/* A member function. */
+#define RM_CALL __device__ __forceinline__
 
 /* The upper half of a float, rounded to nearest even. */
 struct bf16 {

@@ -15,29 +15,29 @@ RM_DEVICE float gelu_argument(float x) { return GELU_SCALE * (x + GELU_CUBE * x 
 /* Value and slope of each activation. */
 template <typename T>
 struct Silu {
-  RM_DEVICE float value(float x) { return silu<T>(x); }
-  RM_DEVICE float slope(float x) { return silu_slope<T>(x); }
+  static RM_CALL float value(float x) { return silu<T>(x); }
+  static RM_CALL float slope(float x) { return silu_slope<T>(x); }
 };
 
 template <typename T>
 struct Relu {
-  RM_DEVICE float value(float x) { return x <= 0.0f ? 0.0f : x; } /* NaN stays NaN */
-  RM_DEVICE float slope(float x) { return x <= 0.0f ? 0.0f : 1.0f; }
+  static RM_CALL float value(float x) { return x <= 0.0f ? 0.0f : x; } /* NaN stays NaN */
+  static RM_CALL float slope(float x) { return x <= 0.0f ? 0.0f : 1.0f; }
 };
 
 template <typename T>
 struct Gelu {
-  RM_DEVICE float value(float x) { return x * normal_cdf(x); }
-  RM_DEVICE float slope(float x) {
+  static RM_CALL float value(float x) { return x * normal_cdf(x); }
+  static RM_CALL float slope(float x) {
     return normal_cdf(x) + x * (0.39894228040143268f * math<T>::exp(-0.5f * x * x));
   }
 };
 
 template <typename T>
 struct Tanh {
-  RM_DEVICE float value(float x) { return tanhf(x); }
+  static RM_CALL float value(float x) { return tanhf(x); }
   /* 1 - tanh(x)^2 without its cancellation. */
-  RM_DEVICE float slope(float x) {
+  static RM_CALL float slope(float x) {
     const float e = math<T>::exp(-2.0f * fabsf(x)), d = 1.0f + e;
     return math<T>::divide(4.0f * e, d * d);
   }
@@ -45,8 +45,8 @@ struct Tanh {
 
 template <typename T>
 struct Sigmoid {
-  RM_DEVICE float value(float x) { return sigmoid<T>(x); }
-  RM_DEVICE float slope(float x) {
+  static RM_CALL float value(float x) { return sigmoid<T>(x); }
+  static RM_CALL float slope(float x) {
     const float e = math<T>::exp(-fabsf(x)), d = 1.0f + e;
     return math<T>::divide(e, d * d);
   }
@@ -54,8 +54,8 @@ struct Sigmoid {
 
 template <typename T>
 struct GeluTanh {
-  RM_DEVICE float value(float x) { return x * sigmoid<T>(2.0f * gelu_argument(x)); }
-  RM_DEVICE float slope(float x) {
+  static RM_CALL float value(float x) { return x * sigmoid<T>(2.0f * gelu_argument(x)); }
+  static RM_CALL float slope(float x) {
     const float s = sigmoid<T>(2.0f * gelu_argument(x));
     const float rest = x * s * (1.0f - s) * (2.0f * GELU_SCALE) * (1.0f + 3.0f * GELU_CUBE * x * x);
     /* Far out it is zero, but x^2 may be infinite. */

@@ -11,15 +11,15 @@
 /* Terms of an element of x, and of y where it uses that. */
 struct Plain {
   static constexpr bool USES_Y = false;
-  RM_DEVICE double of(float x, float) { return (double)x; }
+  static RM_CALL double of(float x, float) { return (double)x; }
 };
 struct Square {
   static constexpr bool USES_Y = false;
-  RM_DEVICE double of(float x, float) { return (double)x * (double)x; }
+  static RM_CALL double of(float x, float) { return (double)x * (double)x; }
 };
 struct SquaredDifference {
   static constexpr bool USES_Y = true;
-  RM_DEVICE double of(float x, float y) {
+  static RM_CALL double of(float x, float y) {
     const double d = (double)x - (double)y;
     return d * d;
   }

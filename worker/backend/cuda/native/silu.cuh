@@ -7,13 +7,13 @@ template <typename T>
 struct math;
 template <>
 struct math<float> {
-  RM_DEVICE float exp(float x) { return expf(x); }
-  RM_DEVICE float divide(float a, float b) { return a / b; }
+  static RM_CALL float exp(float x) { return expf(x); }
+  static RM_CALL float divide(float a, float b) { return a / b; }
 };
 template <>
 struct math<bf16> {
-  RM_DEVICE float exp(float x) { return __expf(x); }
-  RM_DEVICE float divide(float a, float b) { return __fdividef(a, b); }
+  static RM_CALL float exp(float x) { return __expf(x); }
+  static RM_CALL float divide(float a, float b) { return __fdividef(a, b); }
 };
 
 template <typename T>

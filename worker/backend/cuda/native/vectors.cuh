@@ -8,9 +8,6 @@
 /* Threads of a block of the kernels that stream. */
 #define STREAM_THREADS 256
 
-/* A function object's operator, where RM_DEVICE would make it static. */
-#define RM_CALL __device__ __forceinline__
-
 template <typename T>
 struct lanes {
   static constexpr int count = 16 / (int)sizeof(T);
