@@ -1,7 +1,7 @@
 import { stat } from "node:fs/promises";
 import type { Logger } from "pino";
 import { InvalidArgumentError } from "../shared/errors.ts";
-import { type HttpEndpoint, serveHttp } from "../shared/http-server.ts";
+import { type HttpEndpoint, type HttpRoute, serveHttp } from "../shared/http-server.ts";
 import { formatHostPort, type HostPort, isLoopback, parseHostPort } from "../shared/rpc/address.ts";
 import { services } from "../shared/rpc/proto.ts";
 import { RpcServer } from "../shared/rpc/server.ts";
@@ -105,7 +105,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
     httpServer = await serveHttp(http, {
       registry: metrics.registry,
       problem: () => (stopping ? "stopping" : undefined),
-      status: () => statusOf(engine, version),
+      routes: [statusRoute(engine, version)],
     });
     bound = await server.bind(grpc);
   } catch (error) {
@@ -153,6 +153,15 @@ function pathPolicy(files: FilesPolicy): PathPolicy {
 }
 
 /** What `/` shows: who is there and what runs. */
+function statusRoute(engine: Engine, version: string): HttpRoute {
+  return (path, _request, response) => {
+    if (path !== "/") return false;
+    response.writeHead(200, { "content-type": "application/json" });
+    response.end(`${JSON.stringify(statusOf(engine, version), null, 2)}\n`);
+    return true;
+  };
+}
+
 function statusOf(engine: Engine, version: string): unknown {
   const jobs = engine.jobs.all().slice(-50);
   return {

@@ -2,6 +2,8 @@
 # Everything a fresh clone needs, and nothing twice: system packages, node_modules, dist/.
 # Says only what it does; with nothing to do it says nothing.
 # --tests: also what tests alone need, a C++ compiler and the CUDA look-alike that it builds.
+# --deploy: also what the tests of deploy/ and of the status page run: Prometheus, Chromium, docker-compose. Those that
+#   cannot be installed are left to the tests, which say what they skip.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -86,6 +88,20 @@ system_packages() {
   fi
 }
 
+deploy_packages() {
+  local missing=()
+  command -v promtool >/dev/null && command -v prometheus >/dev/null || missing+=(prometheus)
+  command -v chromium >/dev/null || missing+=(chromium)
+  command -v docker-compose >/dev/null || missing+=(docker-compose)
+  command -v ip >/dev/null || missing+=(iproute2)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if can_apt; then
+    apt_install "${missing[@]}" || say "apt-get could not install ${missing[*]}; tests that need them are skipped"
+  else
+    say "not installed: ${missing[*]}; tests that need them are skipped"
+  fi
+}
+
 node_packages() {
   if ! [ -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
     say "installing npm packages (npm ci)"
@@ -99,6 +115,7 @@ FOR_TESTS=false
 if [ "${1:-}" = --tests ]; then FOR_TESTS=true; fi
 check_node
 system_packages
+if [ "${1:-}" = --deploy ]; then deploy_packages; fi
 node_packages
 if [ -n "$NO_BLAS_HINT" ]; then touch "$NO_BLAS_HINT"; fi
 [ -d dist/cli ] || say "building (npm run build)"

@@ -1,4 +1,4 @@
-import { createServer, type Server } from "node:http";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Registry } from "prom-client";
 import { FailedPreconditionError } from "./errors.ts";
@@ -9,22 +9,29 @@ export interface HttpEndpoint {
   close(): Promise<void>;
 }
 
+/** Answers a GET or HEAD of `path`, which has no query, and returns true; false: the path is not one of its own. */
+export type HttpRoute = (
+  path: string,
+  request: IncomingMessage,
+  response: ServerResponse,
+) => boolean;
+
 export interface HttpOptions {
   readonly registry: Registry;
   /** Why the daemon cannot serve; undefined while it can. */
   readonly problem: () => string | undefined;
-  /** What `/` answers, as JSON; left out: nothing. */
-  readonly status?: () => unknown;
+  /** What else it serves, asked in order. */
+  readonly routes?: readonly HttpRoute[];
 }
 
 /**
- * Serves `/metrics`, `/healthz` (200, or 503 with the problem) and `/`, a short status. Read-only.
+ * Serves `/metrics`, `/healthz` (200, or 503 with the problem) and the given routes. Read-only.
  * @throws FailedPreconditionError when it cannot listen there
  */
 export async function serveHttp(at: HostPort, options: HttpOptions): Promise<HttpEndpoint> {
-  const { registry, problem, status } = options;
+  const { registry, problem, routes = [] } = options;
   const server = createServer((request, response) => {
-    const path = (request.url ?? "").split("?", 1)[0];
+    const path = (request.url ?? "").split("?", 1)[0] ?? "";
     const answer = (code: number, type: string, body: string): void => {
       response.writeHead(code, { "content-type": type });
       response.end(request.method === "HEAD" ? undefined : body);
@@ -40,9 +47,9 @@ export async function serveHttp(at: HostPort, options: HttpOptions): Promise<Htt
       const why = problem();
       if (why === undefined) answer(200, "text/plain", "ok\n");
       else answer(503, "text/plain", `${why}\n`);
-    } else if (path === "/" && status !== undefined) {
-      answer(200, "application/json", `${JSON.stringify(status(), null, 2)}\n`);
-    } else answer(404, "text/plain", "see /metrics and /healthz\n");
+    } else if (!routes.some((route) => route(path, request, response))) {
+      answer(404, "text/plain", "see /metrics and /healthz\n");
+    }
   });
   server.headersTimeout = 10_000;
   server.requestTimeout = 10_000;
