@@ -9,6 +9,7 @@ import { packageVersion } from "../shared/version.ts";
 import { systemClock } from "./clock.ts";
 import { anyPath, insideRoot, noPaths, type PathPolicy } from "./data/paths.ts";
 import { Engine } from "./engine.ts";
+import { serviceDiscoveryRoute } from "./http/service-discovery.ts";
 import { LocalJobFiles } from "./job/local-job-files.ts";
 import { type CoordinatorLimits, DEFAULT_LIMITS } from "./limits.ts";
 import { CoordinatorMetrics } from "./metrics.ts";
@@ -105,7 +106,14 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
     httpServer = await serveHttp(http, {
       registry: metrics.registry,
       problem: () => (stopping ? "stopping" : undefined),
-      routes: [statusRoute(engine, version)],
+      routes: [
+        serviceDiscoveryRoute({
+          workers: (nowMs) => engine.workers.list(nowMs),
+          nowMs: () => clock().monotonicMs,
+          keepMs: limits.discoveryMs,
+        }),
+        statusRoute(engine, version),
+      ],
     });
     bound = await server.bind(grpc);
   } catch (error) {

@@ -38,12 +38,15 @@ import { JobStore } from "./job/job-store.ts";
 import type { CoordinatorLimits } from "./limits.ts";
 import { READY_BYTES_PER_SECOND, TOKENIZE_MS } from "./limits.ts";
 import type { JobPlan, Planner } from "./planner.ts";
+import { summarizePlan } from "./planning/plan-summary.ts";
 
 /** A complaint is kept with its job and sent to every watcher. */
 const MAX_COMPLAINT_CHARS = 4_000;
 
 /** Told of what metrics count. */
 export interface EngineObserver {
+  /** All ranks are ready and its first step begins. */
+  jobStarted(job: Job): void;
   stepDone(job: Job, step: StepDone): void;
   evaluationDone(job: Job, evaluation: EvaluationDone): void;
   jobEnded(job: Job): void;
@@ -370,6 +373,8 @@ export class Engine {
     const exchange = chooseExchange(workers);
     const { note } = exchange;
     job.notes = note === undefined ? plan.notes : [...plan.notes, note];
+    job.planSummary = summarizePlan(plan.program);
+    job.gang = workers;
     const gang = new Gang({
       jobId: job.jobId,
       generation,
@@ -414,6 +419,7 @@ export class Engine {
         if (gang !== undefined) this.#runAside(job, gang, () => this.#assign(job, gang));
         return;
       case "startSteps":
+        this.#options.observer.jobStarted(job);
         this.#toRanks(gang, (jobId, generation) => ({
           start: { jobId, generation, ncclUniqueIds: gang?.ncclUniqueIds ?? Buffer.alloc(0) },
         }));

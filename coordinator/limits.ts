@@ -22,6 +22,8 @@ export interface CoordinatorLimits {
   readonly readShardMs: number;
   /** Metrics of a job stay for this long after its end. */
   readonly metricsMs: number;
+  /** A worker that was lost or has left stays in `/sd/workers` for this long: two scrapes at the usual 15 s. */
+  readonly discoveryMs: number;
   /** More waiting jobs are refused. */
   readonly maxQueuedJobs: number;
   /** Ended jobs that are remembered. */
@@ -40,6 +42,7 @@ export const DEFAULT_LIMITS: CoordinatorLimits = {
   collectiveMs: 60_000,
   readShardMs: 60_000,
   metricsMs: 60_000,
+  discoveryMs: 30_000,
   maxQueuedJobs: 1_000,
   maxEndedJobs: 1_000,
 };

@@ -18,48 +18,49 @@ const WORKER_STATES: readonly WorkerState[] = ["idle", "busy", "lost"];
 /** What the coordinator exports; names and labels as docs/metrics.md lists them. */
 export class CoordinatorMetrics implements EngineObserver {
   readonly registry = new Registry();
-  readonly #loss: Gauge<"job_id">;
-  readonly #evalLoss: Gauge<"job_id">;
-  readonly #samples: Counter<"job_id">;
-  readonly #tokens: Counter<"job_id">;
+  readonly #steps = this.#gauge("rankmesh_train_steps", "Optimizer steps that the job is to do.");
+  readonly #progressed = this.#gauge(
+    "rankmesh_train_last_progress_timestamp_seconds",
+    "Unix time of the last step or evaluation done, or of the start.",
+  );
+  readonly #loss = this.#gauge("rankmesh_train_loss", "Loss of the last step done.");
+  readonly #evalLoss = this.#gauge("rankmesh_eval_loss", "Mean loss of the last evaluation done.");
+  readonly #gradNorm = this.#gauge(
+    "rankmesh_train_grad_norm",
+    "Global gradient norm of the last step done, before clipping, where the job has one.",
+  );
+  readonly #nonfinite = this.#counter(
+    "rankmesh_train_nonfinite_steps_total",
+    "Steps whose loss or gradient norm was NaN or infinite.",
+  );
+  readonly #samples = this.#counter("rankmesh_train_samples_total", "Rows trained on.");
+  readonly #tokens = this.#counter(
+    "rankmesh_train_tokens_total",
+    "Positions trained on: rows times sequence length, where inputs have one.",
+  );
+  readonly #ofJobs = [
+    this.#steps,
+    this.#progressed,
+    this.#loss,
+    this.#evalLoss,
+    this.#gradNorm,
+    this.#nonfinite,
+    this.#samples,
+    this.#tokens,
+  ];
   readonly #keepMs: number;
   readonly #removals = new Map<string, NodeJS.Timeout>();
 
   /** @param options.keepMs series of a job stay for this long after its end */
   constructor(options: { readonly version: string; readonly keepMs: number }) {
     this.#keepMs = options.keepMs;
-    const registers = [this.registry];
     collectDefaultMetrics({ register: this.registry });
     new Gauge({
       name: "rankmesh_build_info",
       help: "1, with the build in its labels.",
       labelNames: ["version", "node", "role"],
-      registers,
+      registers: [this.registry],
     }).set({ version: options.version, node: process.version, role: "coordinator" }, 1);
-    this.#loss = new Gauge({
-      name: "rankmesh_train_loss",
-      help: "Loss of the last step done.",
-      labelNames: ["job_id"],
-      registers,
-    });
-    this.#evalLoss = new Gauge({
-      name: "rankmesh_eval_loss",
-      help: "Mean loss of the last evaluation done.",
-      labelNames: ["job_id"],
-      registers,
-    });
-    this.#samples = new Counter({
-      name: "rankmesh_train_samples_total",
-      help: "Rows trained on.",
-      labelNames: ["job_id"],
-      registers,
-    });
-    this.#tokens = new Counter({
-      name: "rankmesh_train_tokens_total",
-      help: "Positions trained on: rows times sequence length, where inputs have one.",
-      labelNames: ["job_id"],
-      registers,
-    });
   }
 
   /** Begins to report on jobs and workers, counted when they are asked for. */
@@ -101,26 +102,50 @@ export class CoordinatorMetrics implements EngineObserver {
         }
       },
     });
+    new Gauge({
+      name: "rankmesh_worker_info",
+      help: "1, with what a worker is and the rank that it serves in its labels.",
+      labelNames: ["worker", "state", "job_id", "rank", "backend", "device", "version"],
+      registers,
+      collect() {
+        this.reset();
+        for (const { name, state, assignment, backend, device, version } of workers.list(nowMs())) {
+          const { jobId: job_id = "", rank = "" } = assignment ?? {};
+          this.set({ worker: name, state, job_id, rank, backend, device, version }, 1);
+        }
+      },
+    });
   }
 
-  stepDone(job: Job, step: StepDone): void {
+  jobStarted(job: Job): void {
     const labels = { job_id: job.jobId };
-    this.#loss.set(labels, step.loss);
+    this.#steps.set(labels, job.machine.steps);
+    this.#progressed.setToCurrentTime(labels);
+    // From 0 on, so that the first of them counts in a rate.
+    for (const counter of [this.#nonfinite, this.#samples, this.#tokens]) counter.inc(labels, 0);
+  }
+
+  stepDone(job: Job, { loss, gradNorm }: StepDone): void {
+    const labels = { job_id: job.jobId };
+    this.#loss.set(labels, loss);
+    if (gradNorm !== undefined) this.#gradNorm.set(labels, gradNorm);
+    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm ?? 0)) this.#nonfinite.inc(labels);
     this.#samples.inc(labels, job.batchSize);
     this.#tokens.inc(labels, job.tokensPerStep);
+    this.#progressed.setToCurrentTime(labels);
   }
 
   evaluationDone(job: Job, { loss }: EvaluationDone): void {
-    this.#evalLoss.set({ job_id: job.jobId }, loss);
+    const labels = { job_id: job.jobId };
+    this.#evalLoss.set(labels, loss);
+    this.#progressed.setToCurrentTime(labels);
   }
 
   jobEnded(job: Job): void {
     const { jobId } = job;
     const timer = setTimeout(() => {
       this.#removals.delete(jobId);
-      for (const metric of [this.#loss, this.#evalLoss, this.#samples, this.#tokens]) {
-        metric.remove({ job_id: jobId });
-      }
+      for (const metric of this.#ofJobs) metric.remove({ job_id: jobId });
     }, this.#keepMs);
     timer.unref();
     this.#removals.set(jobId, timer);
@@ -131,5 +156,13 @@ export class CoordinatorMetrics implements EngineObserver {
     for (const timer of this.#removals.values()) clearTimeout(timer);
     this.#removals.clear();
     this.registry.clear();
+  }
+
+  #gauge(name: string, help: string): Gauge<"job_id"> {
+    return new Gauge({ name, help, labelNames: ["job_id"], registers: [this.registry] });
+  }
+
+  #counter(name: string, help: string): Counter<"job_id"> {
+    return new Counter({ name, help, labelNames: ["job_id"], registers: [this.registry] });
   }
 }

@@ -1,6 +1,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { CollectiveOp } from "../shared/program/program.ts";
 import type { MemoryReport, StepResult } from "./compute/messages.ts";
+import { STEP_PHASES, type StepPhase } from "./compute/step-phases.ts";
 
 /** A job's series stay this long after its end, so that a scraper gets its last values. */
 const LINGER_MS = 60_000;
@@ -51,6 +52,11 @@ export class WorkerMetrics {
     buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
     registers: [this.registry],
   });
+  readonly phaseSeconds = this.#counter(
+    "rankmesh_train_phase_seconds_total",
+    "Wall time of optimizer steps by what it went to: data, compute, device, collective.",
+    [...RANK_LABELS, "phase"],
+  );
   readonly collectiveDuration = new Histogram({
     name: "rankmesh_collective_duration_seconds",
     help: "Time from a collective's start on this rank to its end.",
@@ -133,6 +139,7 @@ export class RankMetrics {
     predictedPeakMemory.set(this.#use(predictedPeakMemory, this.#device), predictedPeakBytes);
     // From the start, not from the first step on: a job with no step yet has done 0 of them.
     this.#metrics.trainStep.set(this.#use(this.#metrics.trainStep, this.#device), 0);
+    for (const phase of STEP_PHASES) this.#phase(phase, 0);
   }
 
   setMemory(report: MemoryReport): void {
@@ -148,6 +155,7 @@ export class RankMetrics {
     this.#setPeak(result.peakMemoryBytes);
     trainStep.set(this.#use(trainStep, this.#device), result.step + 1);
     stepDuration.observe(this.#use(stepDuration, this.#device), result.seconds);
+    for (const phase of STEP_PHASES) this.#phase(phase, result.phases[phase]);
   }
 
   collective(
@@ -191,6 +199,11 @@ export class RankMetrics {
     for (const { metric, labels } of this.#used.values()) metric.remove(labels);
     this.#used.clear();
     this.#onRemoved();
+  }
+
+  #phase(phase: StepPhase, seconds: number): void {
+    const { phaseSeconds } = this.#metrics;
+    phaseSeconds.inc(this.#use(phaseSeconds, { ...this.#device, phase }), seconds);
   }
 
   #setPeak(bytes: number): void {

@@ -2,6 +2,7 @@ import type { RoundSchedule } from "../../shared/job/rounds.ts";
 import type { Program } from "../../shared/program/program.ts";
 import type { CollectiveOperands, EndedCollective, ExchangeOptions } from "../backend/backend.ts";
 import type { BackendChoice } from "./backend-loader.ts";
+import type { PhaseSeconds } from "./step-phases.ts";
 
 /** What a compute thread is started with. */
 export interface ComputeStart {
@@ -80,6 +81,8 @@ export interface StepResult {
   readonly gradNorm: number | undefined;
   /** Wall time from the end of the step before, or of the evaluation since; of the first step, from the start. */
   readonly seconds: number;
+  /** What these seconds went to. */
+  readonly phases: PhaseSeconds;
   readonly batchHash: number;
   readonly peakMemoryBytes: number;
 }

@@ -26,6 +26,7 @@ import {
   WAITING_FOR_BATCH,
 } from "./control-block.ts";
 import type { EvaluationResult, StepResult } from "./messages.ts";
+import { StepTimer } from "./step-phases.ts";
 
 /** What the step loop works on and whom it tells. */
 export interface StepLoopContext {
@@ -82,16 +83,16 @@ export function runRounds(context: StepLoopContext, schedule: RoundSchedule): vo
 function trainStep(context: StepLoopContext, round: Round, beganMs: number): number {
   const { program, control } = context;
   const { step } = round;
-  const batchHash = receiveBatch(context, round);
+  const timer = new StepTimer(beganMs);
+  const batchHash = receiveBatch(context, round, timer);
   control.batchHash = batchHash;
-  runSections(context, program, step, 0);
-  const loss = readLoss(context, program.lossSlot);
+  runSections(context, program, step, 0, timer);
+  const loss = readLoss(context, program.lossSlot, timer);
   const gradNorm = readGradNorm(context);
   const endedMs = performance.now();
-  const seconds = (endedMs - beganMs) / 1000;
   control.stepsDone = step + 1;
   const peakMemoryBytes = context.peakMemoryBytes();
-  context.onStep({ step, loss, gradNorm, seconds, batchHash, peakMemoryBytes });
+  context.onStep({ step, loss, gradNorm, ...timer.split(endedMs), batchHash, peakMemoryBytes });
   return endedMs;
 }
 
@@ -101,10 +102,11 @@ function evaluateBatch(context: StepLoopContext, round: Round, batch: number): v
   const { evaluation } = program;
   if (evaluation === undefined) throw new InternalError("the program has no evaluation");
   const { step } = round;
-  const batchHash = receiveBatch(context, round);
+  const timer = new StepTimer(0);
+  const batchHash = receiveBatch(context, round, timer);
   control.batchHash = batchHash;
-  runSections(context, evaluation, step, (batch + 1) * (program.microbatches + 1));
-  const loss = readLoss(context, evaluation.lossSlot);
+  runSections(context, evaluation, step, (batch + 1) * (program.microbatches + 1), timer);
+  const loss = readLoss(context, evaluation.lossSlot, timer);
   context.onEvaluation({ step, batch, loss, batchHash });
 }
 
@@ -114,6 +116,7 @@ function runSections(
   sections: Pick<Program, "body" | "epilogue">,
   step: number,
   firstMicrobatch: number,
+  timer: StepTimer,
 ): void {
   const { program, control } = context;
   control.step = step;
@@ -126,7 +129,7 @@ function runSections(
     for (const stretch of stretchesOf(section)) {
       control.check();
       if (Array.isArray(stretch)) context.loaded.run(stretch, scalars, between);
-      else exchange(context, stretch, started);
+      else exchange(context, stretch, started, timer);
       announce(context, started);
     }
   }
@@ -174,6 +177,7 @@ function exchange(
   context: StepLoopContext,
   { kind, collective }: CollectiveInstruction,
   started: number[],
+  timer: StepTimer,
 ): void {
   const { loaded, control, silenceMs } = context;
   const onDevice = loaded.exchange !== undefined;
@@ -186,15 +190,29 @@ function exchange(
     if (!onDevice) started.push(collective);
     return;
   }
-  announce(context, started, collective);
+  if (started.length > 0) {
+    const sinceMs = performance.now();
+    announce(context, started, collective);
+    timer.waited("device", sinceMs);
+  }
   const done = (): boolean => control.collectiveState(collective) === COLLECTIVE_DONE;
-  control.waitUntil(done, collective, silenceMs);
+  if (!done()) {
+    const sinceMs = performance.now();
+    control.waitUntil(done, collective, silenceMs);
+    timer.waited("collective", sinceMs);
+  }
   control.setCollectiveState(collective, COLLECTIVE_IDLE);
   loaded.finishCollective(collective);
 }
 
-function readLoss({ loaded, onCollectives }: StepLoopContext, slot: number): number {
+function readLoss(
+  { loaded, onCollectives }: StepLoopContext,
+  slot: number,
+  timer: StepTimer,
+): number {
+  const sinceMs = performance.now();
   loaded.synchronize();
+  timer.waited("device", sinceMs);
   const ended = loaded.exchange?.ended() ?? [];
   if (ended.length > 0) onCollectives(ended);
   const loss = new Float32Array(1);
@@ -214,8 +232,9 @@ function readGradNorm({ program, loaded }: StepLoopContext): number | undefined 
  * @returns the CRC-32 of its bytes
  * @throws DataLossError when the bytes are not those that were sent, or not all.
  */
-function receiveBatch(context: StepLoopContext, round: Round): number {
+function receiveBatch(context: StepLoopContext, round: Round, timer: StepTimer): number {
   const { control, batches, silenceMs } = context;
+  const sinceMs = performance.now();
   const receiver = new BatchReceiver(context.program, context.loaded, round);
   const ready = (): boolean => !batches.empty;
   while (receiver.batchHash === undefined) {
@@ -224,6 +243,7 @@ function receiveBatch(context: StepLoopContext, round: Round): number {
     batches.take(receiver);
     if (batches.takeStalled()) context.roomForBatches();
   }
+  timer.waited("data", sinceMs);
   return receiver.batchHash;
 }
 

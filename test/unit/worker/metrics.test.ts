@@ -16,6 +16,7 @@ describe("WorkerMetrics", () => {
         loss: 1,
         gradNorm: undefined,
         seconds: 1,
+        phases: { data: 0.1, compute: 0.5, device: 0, collective: 0.4 },
         batchHash: 0,
         peakMemoryBytes: 2,
       });
