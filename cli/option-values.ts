@@ -54,6 +54,18 @@ export function hostPort(text: string): string {
   return text;
 }
 
+/** `name` or `name,name`, added to those given before. */
+export function hostNames(text: string, before: readonly string[] = []): string[] {
+  const names = text.split(",").map((name) => name.trim());
+  for (const name of names) {
+    if (/^[^\s:/[\],]+$/.test(name)) continue;
+    throw new InvalidArgumentError(
+      "Write a host name without port, for example gpu-1.example.org.",
+    );
+  }
+  return [...before, ...names];
+}
+
 const BYTE_SUFFIXES: Readonly<Record<string, number>> = {
   "": 1,
   kb: 1e3,

@@ -1,7 +1,7 @@
 import { stat } from "node:fs/promises";
 import type { Logger } from "pino";
 import { InvalidArgumentError } from "../shared/errors.ts";
-import { type HttpEndpoint, type HttpRoute, serveHttp } from "../shared/http-server.ts";
+import { type HttpEndpoint, serveHttp } from "../shared/http-server.ts";
 import { formatHostPort, type HostPort, isLoopback, parseHostPort } from "../shared/rpc/address.ts";
 import { services } from "../shared/rpc/proto.ts";
 import { RpcServer } from "../shared/rpc/server.ts";
@@ -10,6 +10,8 @@ import { systemClock } from "./clock.ts";
 import { anyPath, insideRoot, noPaths, type PathPolicy } from "./data/paths.ts";
 import { Engine } from "./engine.ts";
 import { serviceDiscoveryRoute } from "./http/service-discovery.ts";
+import { Snapshots } from "./http/snapshots.ts";
+import { pageUrl, type StatusPage, statusPage } from "./http/status-page.ts";
 import { LocalJobFiles } from "./job/local-job-files.ts";
 import { type CoordinatorLimits, DEFAULT_LIMITS } from "./limits.ts";
 import { CoordinatorMetrics } from "./metrics.ts";
@@ -32,8 +34,10 @@ export type FilesPolicy =
 export interface CoordinatorOptions {
   /** host:port of the gRPC server; port 0 takes a free one. */
   readonly listen: string;
-  /** host:port of `/metrics`. */
+  /** host:port of `/metrics` and the status page. */
   readonly http: string;
+  /** Names under which browsers may ask for the status page, beside addresses, localhost and this machine's own. @default [] */
+  readonly httpHosts?: readonly string[];
   readonly files: FilesPolicy;
   readonly logger: Logger;
   /** @default planJob */
@@ -45,8 +49,10 @@ export interface CoordinatorOptions {
 export interface CoordinatorHandle {
   /** Bound host:port of the gRPC server. */
   readonly grpcAddress: string;
-  /** Bound host:port of /metrics. */
+  /** Bound host:port of /metrics and the status page. */
   readonly httpAddress: string;
+  /** Of the status page, for a browser on this machine. */
+  readonly pageUrl: string;
   /** Cancels all jobs and ends all sessions in order, within `graceMs`; then cuts off what is left. */
   stop(graceMs: number): Promise<void>;
   /** Settles when the coordinator has ended. */
@@ -92,17 +98,25 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
     ],
   });
   let stopping = false;
+  const snapshots = new Snapshots({ engine, clock, version });
+  let page: StatusPage | undefined;
   let httpServer: HttpEndpoint | undefined;
   const closeAll = async (graceMs: number): Promise<void> => {
     stopping = true;
     server.setServing(false);
     await engine.stop(graceMs);
     await server.stop(Math.min(graceMs, 500));
+    page?.close();
     await httpServer?.close();
     metrics.close();
   };
   let bound: HostPort;
   try {
+    page = statusPage({
+      snapshots,
+      hostNames: [http.host, ...(options.httpHosts ?? [])],
+      logger,
+    });
     httpServer = await serveHttp(http, {
       registry: metrics.registry,
       problem: () => (stopping ? "stopping" : undefined),
@@ -112,7 +126,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
           nowMs: () => clock().monotonicMs,
           keepMs: limits.discoveryMs,
         }),
-        statusRoute(engine, version),
+        page.route,
       ],
     });
     bound = await server.bind(grpc);
@@ -129,9 +143,11 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
   }
   const grpcAddress = formatHostPort(bound);
   const httpAddress = formatHostPort(httpServer.address);
+  snapshots.grpcAddress = grpcAddress;
+  const url = pageUrl(httpServer.address);
   logger.info(
-    { grpc: grpcAddress, http: httpAddress, version, files: options.files, limits },
-    "coordinator is up",
+    { grpc: grpcAddress, http: httpAddress, page: url, version, files: options.files, limits },
+    `coordinator is up; its status page is ${url}`,
   );
   let finished: () => void = () => undefined;
   const done = new Promise<void>((resolve) => {
@@ -141,6 +157,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
   return {
     grpcAddress,
     httpAddress,
+    pageUrl: url,
     stop(graceMs) {
       stopped ??= closeAll(graceMs).finally(finished);
       return stopped;
@@ -158,32 +175,6 @@ function pathPolicy(files: FilesPolicy): PathPolicy {
     case "any":
       return anyPath(files.baseDir);
   }
-}
-
-/** What `/` shows: who is there and what runs. */
-function statusRoute(engine: Engine, version: string): HttpRoute {
-  return (path, _request, response) => {
-    if (path !== "/") return false;
-    response.writeHead(200, { "content-type": "application/json" });
-    response.end(`${JSON.stringify(statusOf(engine, version), null, 2)}\n`);
-    return true;
-  };
-}
-
-function statusOf(engine: Engine, version: string): unknown {
-  const jobs = engine.jobs.all().slice(-50);
-  return {
-    service: "rankmesh coordinator",
-    version,
-    workers: engine.workers.registered().length,
-    idleWorkers: engine.workers.idle().length,
-    jobs: jobs.map((job) => ({
-      jobId: job.jobId,
-      state: job.machine.phase,
-      stepsDone: job.machine.stepsDone,
-      steps: job.machine.steps,
-    })),
-  };
 }
 
 async function requireFolder(dir: string): Promise<void> {

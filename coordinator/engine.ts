@@ -194,6 +194,7 @@ export class Engine {
     const { heartbeat, ready, step, evaluation, finished, failed, released } = message;
     if (heartbeat) {
       this.#sessions.get(name)?.send({ heartbeat: {} });
+      this.#noteWaits(worker.assignment, heartbeat);
       // A worker that serves nothing has let go of an ended job, even if it never said so.
       const held = worker.assignment;
       if (held !== undefined && heartbeat.jobId === "" && this.#drainingSince.has(held.jobId)) {
@@ -275,6 +276,20 @@ export class Engine {
         },
       });
     }
+  }
+
+  #noteWaits(
+    assignment: Assignment | undefined,
+    { jobId, waitingFor }: { readonly jobId: string; readonly waitingFor: string },
+  ): void {
+    if (assignment === undefined || assignment.jobId !== jobId) return;
+    const job = this.jobs.get(jobId);
+    const numRanks = job?.gang.length ?? 0;
+    const peers = waitingFor.slice(0, MAX_COMPLAINT_CHARS).split(",").filter(Boolean).map(Number);
+    job?.peerWaits.set(
+      assignment.rank,
+      peers.filter((peer) => Number.isInteger(peer) && peer >= 0 && peer < numRanks),
+    );
   }
 
   /** A worker's session is over. `why` completes "was lost: ...". */
@@ -375,6 +390,7 @@ export class Engine {
     job.notes = note === undefined ? plan.notes : [...plan.notes, note];
     job.planSummary = summarizePlan(plan.program);
     job.gang = workers;
+    job.peerWaits.clear();
     const gang = new Gang({
       jobId: job.jobId,
       generation,

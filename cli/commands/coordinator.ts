@@ -1,12 +1,13 @@
 import type { Command } from "commander";
 import { startCoordinator } from "../../coordinator/coordinator-daemon.ts";
 import { daemonLogger, runDaemon } from "../daemon.ts";
-import { envOption, hostPort } from "../option-values.ts";
+import { envOption, hostNames, hostPort } from "../option-values.ts";
 import { withLogLevel } from "./log-level.ts";
 
 interface CoordinatorFlags {
   readonly listen: string;
   readonly http: string;
+  readonly httpHost: readonly string[];
   readonly dataRoot?: string;
   readonly logLevel: string;
 }
@@ -21,9 +22,18 @@ export function addCoordinatorCommand(program: Command): void {
         .argParser(hostPort),
     )
     .addOption(
-      envOption("--http <host:port>", "address of /metrics", "HTTP")
+      envOption("--http <host:port>", "address of the status page and /metrics", "HTTP")
         .default("127.0.0.1:8080")
         .argParser(hostPort),
+    )
+    .addOption(
+      envOption(
+        "--http-host <name>",
+        "a host name under which browsers may open the status page, beside addresses, localhost and this machine's own; again for several, or a comma list",
+        "HTTP_HOST",
+      )
+        .default([] as string[], "none")
+        .argParser(hostNames),
     )
     .addOption(
       envOption(
@@ -38,6 +48,7 @@ export function addCoordinatorCommand(program: Command): void {
       startCoordinator({
         listen: flags.listen,
         http: flags.http,
+        httpHosts: flags.httpHost,
         files:
           flags.dataRoot === undefined ? { kind: "none" } : { kind: "root", dir: flags.dataRoot },
         logger,

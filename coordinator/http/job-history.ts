@@ -26,6 +26,7 @@ export class JobHistory {
   #notes: NoteView[] = [];
   #lastId = 0;
   #startedAtMs: number | undefined;
+  #lastStepAtMs: number | undefined;
 
   constructor(jobId: string, log: EventLog) {
     this.#jobId = jobId;
@@ -40,6 +41,15 @@ export class JobHistory {
   /** When the job's first step began. */
   get startedAtMs(): number | undefined {
     return this.#startedAtMs;
+  }
+
+  get lastStepAtMs(): number | undefined {
+    return this.#lastStepAtMs;
+  }
+
+  get lastEvaluation(): EvaluationView | null {
+    const last = this.#evaluations.at(-1);
+    return last === undefined ? null : evaluationView(last);
   }
 
   /** Takes in up to `maxEvents` events more; true when there are none left. */
@@ -88,6 +98,7 @@ export class JobHistory {
     switch (event.kind) {
       case "step":
         this.#points.add(stepPoint(event));
+        this.#lastStepAtMs = wallMs;
         return;
       case "eval":
         this.#takeEvaluation(event);

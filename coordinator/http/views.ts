@@ -172,7 +172,7 @@ function rankState(job: Job, rank: number, isLost: boolean, isWaitedFor: boolean
   }
 }
 
-/** Ranks that hold up the others: said once a step takes much longer than those before it. */
+/** Ranks that hold up the others: said once a step takes much longer than those before it, by what heartbeats say. */
 function waitingFor(
   job: Job,
   history: JobHistory,
@@ -183,9 +183,16 @@ function waitingFor(
   if (job.machine.phase !== "RUNNING" || since === undefined || stepSeconds === null) return [];
   const slowMs = Math.max(SLOW_STEP_MS, SLOW_STEP_FACTOR * stepSeconds * 1000);
   if (nowMs - since < slowMs) return [];
-  const reported = job.machine.ranks().map(({ rank }) => job.machine.roundsReported(rank));
+  const ranks = job.machine.ranks().map(({ rank }) => rank);
+  const reported = ranks.map((rank) => job.machine.roundsReported(rank));
   const ahead = Math.max(...reported);
-  return reported.flatMap((rounds, rank) => (rounds < ahead ? [rank] : []));
+  const behind = ranks.filter((rank) => (reported[rank] ?? 0) < ahead);
+  if (behind.length > 0 && behind.length < ranks.length) return behind;
+  // All are at the same step, in a collective: who is waited for, and waits for nobody, holds the others up.
+  const waits = ranks.map((rank) => job.peerWaits.get(rank) ?? []);
+  return ranks.filter(
+    (rank) => waits[rank]?.length === 0 && waits.some((peers) => peers.includes(rank)),
+  );
 }
 
 function recentStepSeconds(job: Job): number | null {

@@ -4,7 +4,9 @@ import { ACTIVATIONS } from "../../shared/job/precision.ts";
 import type { Precision, ProgramInput } from "../../shared/program/program.ts";
 import type { Clock } from "../clock.ts";
 import type { Demand } from "../gang/scheduler.ts";
+import type { WorkerInfo } from "../gang/worker-registry.ts";
 import type { JobPlan, ModelFacts, Planner } from "../planner.ts";
+import { type PlanSummary, summarizePlan } from "../planning/plan-summary.ts";
 import type { WrittenFile } from "./job-files.ts";
 import { type JobDeadlines, type JobEffect, type JobInput, JobMachine } from "./job-machine.ts";
 import { isTerminal, type MeshSizes } from "./job-state.ts";
@@ -42,6 +44,12 @@ export class Job implements Demand {
   overtaken = 0;
   /** What a person should know of its plan. */
   notes: readonly string[];
+  /** What its plan comes to: for the sizes at which it was checked, then for those that it runs with. */
+  planSummary: PlanSummary;
+  /** The workers of its ranks as they were when it started; empty before. */
+  gang: readonly WorkerInfo[] = [];
+  /** Peers that each rank waited for at its last heartbeat. */
+  readonly peerWaits = new Map<number, readonly number[]>();
   /** The file it wrote. */
   output: WrittenFile | undefined;
   readonly #options: JobOptions;
@@ -62,6 +70,7 @@ export class Job implements Demand {
     this.takesPushedBatches = "stream" in spec.data;
     this.tokensPerStep = positions(checked.plan.program.inputs[0]) ?? spec.data.batchSize;
     this.notes = checked.plan.notes;
+    this.planSummary = summarizePlan(checked.plan.program);
     this.createdAtMs = now.wallMs;
     this.#spec = spec;
     this.#options = options;

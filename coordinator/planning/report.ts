@@ -92,7 +92,7 @@ export function buildReport(
   };
 }
 
-function plannedCollectives(program: Program): PlannedCollective[] {
+export function plannedCollectives(program: Program): PlannedCollective[] {
   const times = new Map<number, number>();
   const count = (instructions: readonly Instruction[], repeats: number): void => {
     for (const i of instructions) if (i.kind === "start") times.set(i.collective, repeats);

@@ -61,10 +61,11 @@ describe("coordinator: daemon", function () {
     }
   });
 
-  it("answers /healthz and / and refuses to be written to", async () => {
+  it("answers /healthz and its status and refuses to be written to", async () => {
     const url = `http://${coordinator.handle.httpAddress}`;
     expect(await (await fetch(`${url}/healthz`)).text()).to.equal("ok\n");
-    expect(await (await fetch(url)).json()).to.deep.include({ workers: 0, jobs: [] });
+    const status = await (await fetch(`${url}/api/v1/status`)).json();
+    expect(status).to.deep.include({ workers: 0, jobs: [] });
     expect((await fetch(url, { method: "POST" })).status).to.equal(405);
     expect((await fetch(`${url}/etc`)).status).to.equal(404);
   });
