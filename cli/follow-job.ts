@@ -1,22 +1,32 @@
 import type { JobHandle } from "../client/job-handle.ts";
-import type { Evaluation, Job, StateEvent, StepEvent } from "../client/job-types.ts";
-import type { Progress } from "./progress.ts";
+import type { Evaluation, Job, StepEvent } from "../client/job-types.ts";
+import type { JobView } from "./job-view.ts";
+
+export interface FollowOptions {
+  /**
+   * Whether to return the values of all steps however many they are; else those of a very long job are the last ones, as
+   * many as one answer holds, behind the first loss. Memory then does not grow with the job. Defaults to true.
+   */
+  readonly keepSteps?: boolean;
+}
 
 /**
- * Shows a job's events as progress until it has ended.
- * @returns the ended job, with the values of all its steps however many they are: one answer holds only the last ones
+ * Shows a job's events until it has ended.
+ * @returns the ended job
  */
 export async function followJob(
   handle: JobHandle,
-  progress: Progress,
+  view: JobView,
   signal: AbortSignal,
+  { keepSteps = true }: FollowOptions = {},
 ): Promise<Job> {
-  progress.start();
+  view.start();
   const steps: StepEvent[] = [];
   const evaluations: Evaluation[] = [];
+  let first: StepEvent | undefined;
   let lost = false;
   const onReconnect = (error: Error) => {
-    if (!lost) progress.note(`lost the coordinator, dialling again: ${error.message}`);
+    if (!lost) view.note(`lost the coordinator, dialling again: ${error.message}`);
     lost = true;
   };
   try {
@@ -24,25 +34,27 @@ export async function followJob(
       lost = false;
       switch (event.kind) {
         case "state":
-          progress.status(statusText(event));
+          view.state(event);
           break;
         case "step":
-          progress.step(event);
-          steps.push(event);
+          view.step(event);
+          first ??= event;
+          if (keepSteps) steps.push(event);
           break;
         case "eval":
-          progress.evaluation(event);
-          evaluations.push(event);
+          view.evaluation(event);
+          if (keepSteps) evaluations.push(event);
           break;
         case "log":
-          progress.note(logLine(event.level, event.rank, event.message));
+          view.log(event);
           break;
       }
     }
   } finally {
-    progress.end();
+    view.end();
   }
-  return withAllSteps(await handle.get({ signal }), steps, evaluations);
+  const job = await handle.get({ signal });
+  return keepSteps ? withAllSteps(job, steps, evaluations) : withFirstLoss(job, first);
 }
 
 /** The job with the lists that its events make, where its own begin later. */
@@ -61,12 +73,8 @@ function withAllSteps(
   };
 }
 
-/** `warn: rank 1: ...` */
-export function logLine(level: string, rank: number | undefined, message: string): string {
-  return `${level}: ${rank === undefined ? "" : `rank ${rank}: `}${message}`;
-}
-
-function statusText(event: StateEvent): string {
-  const state = event.state.toLowerCase();
-  return event.reason === "" ? state : `${state}: ${event.reason}`;
+/** The job with the loss of its first step before those of its last ones, where they do not begin with it. */
+function withFirstLoss(job: Job, first: StepEvent | undefined): Job {
+  if (first === undefined || job.stepsDone <= job.loss.length) return job;
+  return { ...job, loss: [first.loss, ...job.loss] };
 }

@@ -1,11 +1,15 @@
+import type { LogEvent, StateEvent } from "../client/job-types.ts";
 import { formatBytes } from "../shared/format-bytes.ts";
 import { formatDuration, formatLoss, formatRate, oneLine, plural, printable } from "./format.ts";
+import { type JobView, logLine } from "./job-view.ts";
+import { Pace } from "./pace.ts";
 
 /** The part of a terminal or file that progress needs. */
 export interface ProgressStream {
   write(text: string): unknown;
   readonly isTTY?: boolean;
   readonly columns?: number;
+  readonly rows?: number;
 }
 
 export interface ProgressOptions {
@@ -39,21 +43,18 @@ export interface EvaluationProgress {
   readonly loss: number;
 }
 
-/** Steps that the rate and the time left look back on: enough to smooth, few enough to follow a change. */
-const WINDOW_STEPS = 8;
-
 /**
  * Shows a job's progress: one line redrawn in place on a terminal, else a plain line at an interval and at the end.
  * Nothing is written after `end()`.
  */
-export class Progress {
+export class Progress implements JobView {
   readonly #stream: ProgressStream;
   readonly #title: string;
   readonly #steps: number;
   readonly #intervalMs: number;
   readonly #live: boolean;
   readonly #now: () => number;
-  readonly #recent: StepProgress[] = [];
+  readonly #pace = new Pace();
   #status = "starting";
   #step: StepProgress | undefined;
   #evaluation: EvaluationProgress | undefined;
@@ -89,14 +90,23 @@ export class Progress {
 
   step(step: StepProgress): void {
     this.#step = step;
-    this.#recent.push(step);
-    if (this.#recent.length > WINDOW_STEPS) this.#recent.shift();
+    this.#pace.step(step);
     this.tick();
   }
 
   evaluation(evaluation: EvaluationProgress): void {
     this.#evaluation = evaluation;
     this.tick();
+  }
+
+  /** What a job's events say of its state. */
+  state(event: StateEvent): void {
+    const state = event.state.toLowerCase();
+    this.status(event.reason === "" ? state : `${state}: ${event.reason}`);
+  }
+
+  log(event: LogEvent): void {
+    this.note(logLine(event.level, event.rank, event.message));
   }
 
   /** Writes a whole line of its own above the progress line. */
@@ -131,10 +141,11 @@ export class Progress {
       `${this.#title}  step ${done}/${this.#steps}`,
       `loss ${formatLoss(step.loss)}`,
       ...this.#evaluationPart(),
-      `${formatRate(this.#samplesPerSecond())} samples/s`,
+      `${formatRate(this.#pace.samplesPerSecond)} samples/s`,
       `peak ${formatBytes(step.peakMemoryBytes)}`,
     ];
-    if (done < this.#steps) parts.push(`ETA ${formatDuration(this.#secondsLeft(done))}`);
+    if (done < this.#steps)
+      parts.push(`ETA ${formatDuration(this.#pace.secondsPerStep * (this.#steps - done))}`);
     return oneLine(parts.join("  "));
   }
 
@@ -142,17 +153,6 @@ export class Progress {
     if (this.#evaluation === undefined) return [];
     const { step, loss } = this.#evaluation;
     return [`held-out loss ${formatLoss(loss)} (${plural(step, "step")})`];
-  }
-
-  #samplesPerSecond(): number {
-    const seconds = this.#recent.reduce((sum, step) => sum + step.seconds, 0);
-    return this.#recent.reduce((sum, s) => sum + s.samplesPerSecond * s.seconds, 0) / seconds;
-  }
-
-  #secondsLeft(done: number): number {
-    const sorted = this.#recent.map((step) => step.seconds).sort((a, b) => a - b);
-    const median = sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
-    return median * (this.#steps - done);
   }
 
   #draw(): void {

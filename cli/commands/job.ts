@@ -1,18 +1,22 @@
 import { Argument, type Command, Option } from "commander";
+import type { RankmeshClient } from "../../client/client.ts";
 import type { JobHandle } from "../../client/job-handle.ts";
 import { isTerminal, type Job, type JobEvent } from "../../client/job-types.ts";
 import type { JobSpecInput } from "../../shared/job/job-spec.ts";
 import { type CommandContext, printLines } from "../command-context.ts";
 import { EXIT, ExitRequest } from "../exit-codes.ts";
-import { followJob, logLine } from "../follow-job.ts";
+import { type FollowOptions, followJob } from "../follow-job.ts";
 import { formatLoss, formatTable, oneLine, plural, printable } from "../format.ts";
 import { catchInterrupt } from "../interrupt.ts";
 import { loadJobFile } from "../job-file.ts";
 import { jobErrorText, jobReport } from "../job-report.ts";
 import { jobResult } from "../job-result.ts";
+import { type JobView, logLine } from "../job-view.ts";
 import { checkOutputFile, writeJsonFile } from "../output-file.ts";
 import { Progress } from "../progress.ts";
 import { withRefusalsWritten } from "../refusal.ts";
+import { styleOf } from "../terminal/style.ts";
+import { LiveJobView } from "../watch/live-job-view.ts";
 import { type ConnectionOptions, withAddress, withClient } from "./connection.ts";
 
 interface SubmitOptions extends ConnectionOptions {
@@ -20,6 +24,12 @@ interface SubmitOptions extends ConnectionOptions {
   readonly queue: boolean;
   readonly id?: string;
   readonly json?: string;
+  readonly watch: boolean;
+  readonly color: boolean;
+}
+
+interface WatchOptions extends ConnectionOptions {
+  readonly color: boolean;
 }
 
 interface JsonFlag extends ConnectionOptions {
@@ -38,14 +48,19 @@ export function addJobCommands(program: Command, context: CommandContext): void 
       "id of the job; a repeated submit with the same id and spec is the same job",
     )
     .option("--json <file>", "write the result as JSON")
+    .option("--watch", "draw charts on a terminal, as `job watch` does", false)
+    .option("--no-color", "no colours in them (also: NO_COLOR)")
     .action((file: string, options: SubmitOptions) => submit(file, options, context));
   withAddress(withId(job.command("status")))
     .description("say how a job stands")
     .option("--json", "print JSON", false)
     .action((id: string, options: JsonFlag) => status(id, options, context));
   withAddress(withId(job.command("watch")))
-    .description("show a job's progress to its end; Ctrl-C detaches and leaves the job running")
-    .action((id: string, options: ConnectionOptions) => watch(id, options, context));
+    .description(
+      "show a job to its end: on a terminal charts of loss, step time and memory, else plain lines; Ctrl-C detaches and leaves the job running",
+    )
+    .option("--no-color", "no colours (also: NO_COLOR)")
+    .action((id: string, options: WatchOptions) => watch(id, options, context));
   withAddress(withId(job.command("logs")))
     .description("print a job's events")
     .addOption(new Option("-f, --follow", "go on to the job's end").default(false))
@@ -91,7 +106,8 @@ async function submit(
         await writeResult(options.json, await handle.get());
         return;
       }
-      const job = await followUntilInterrupt(handle, context, () => {
+      const view = options.watch ? liveView(client, options.color, context) : undefined;
+      const job = await followUntilInterrupt(handle, context, view ?? lineView(context), () => {
         printLines(context.stderr, [`detached: job ${handle.jobId} goes on`, ...hints]);
         return handle.get().then(
           (present) => writeResult(options.json, present),
@@ -104,17 +120,16 @@ async function submit(
   });
 }
 
-async function watch(
-  id: string,
-  options: ConnectionOptions,
-  context: CommandContext,
-): Promise<void> {
+async function watch(id: string, options: WatchOptions, context: CommandContext): Promise<void> {
   await withClient(options, async (client) => {
-    const job = await followUntilInterrupt(client.job(id), context, async () => {
+    const view = liveView(client, options.color, context) ?? lineView(context);
+    const onDetach = async () =>
       printLines(context.stderr, [
         `detached: job ${id} goes on; "rankmesh job cancel ${id}" ends it`,
       ]);
-    });
+    // Its report needs no more, and a job may have millions of steps.
+    const keep = { keepSteps: false };
+    const job = await followUntilInterrupt(client.job(id), context, view, onDetach, keep);
     finish(job, context);
   });
 }
@@ -229,22 +244,38 @@ async function list(options: JsonFlag, context: CommandContext): Promise<void> {
   );
 }
 
+/** One line of progress, or one every few seconds. */
+function lineView({ stderr }: CommandContext): (job: Job) => JobView {
+  return ({ name, steps }) => new Progress({ stream: stderr, title: name, steps });
+}
+
+/** Charts; undefined where nothing can be drawn in place. */
+function liveView(
+  client: RankmeshClient,
+  color: boolean,
+  { stderr: stream }: CommandContext,
+): ((job: Job, handle: JobHandle) => JobView) | undefined {
+  const { env } = process;
+  if (stream.isTTY !== true || env["TERM"] === "dumb") return undefined;
+  return (job, handle) => {
+    const ask = { job: () => handle.get(), workers: () => client.workers() };
+    return new LiveJobView({ stream, style: styleOf(env, color), job, ask });
+  };
+}
+
 /** Follows a job to its end; on Ctrl-C calls `onDetach` and ends the command with 130. */
 async function followUntilInterrupt(
   handle: JobHandle,
   context: CommandContext,
+  viewOf: (job: Job, handle: JobHandle) => JobView,
   onDetach: () => Promise<void>,
+  options: FollowOptions = {},
 ): Promise<Job> {
   const interrupt = catchInterrupt();
   try {
     const present = await handle.get({ signal: interrupt.signal });
     context.stderr.write(`watching job ${handle.jobId}; Ctrl-C detaches and leaves it running\n`);
-    const progress = new Progress({
-      stream: context.stderr,
-      title: present.name,
-      steps: present.steps,
-    });
-    return await followJob(handle, progress, interrupt.signal);
+    return await followJob(handle, viewOf(present, handle), interrupt.signal, options);
   } catch (error) {
     if (interrupt.signal.aborted) await onDetach();
     throw error;
