@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { protosDirectory } from "./rpc/proto.ts";
+import { protosDirectory } from "./rpc/protos-directory.ts";
 
 /** This package's version, as package.json says it. */
 export function packageVersion(): string {

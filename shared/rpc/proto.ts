@@ -1,6 +1,3 @@
-import { existsSync } from "node:fs";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
 import * as grpc from "@grpc/grpc-js";
 import { loadSync, type Options, type PackageDefinition } from "@grpc/proto-loader";
 import { InternalError } from "../errors.ts";
@@ -13,6 +10,7 @@ import type {
   TrainingServiceClient,
   TrainingServiceDefinition,
 } from "./gen/rankmesh/v1/TrainingService.ts";
+import { protosDirectory } from "./protos-directory.ts";
 
 /**
  * How messages look as JavaScript objects. `scripts/gen-protos.mjs` gives the same choices to the type generator.
@@ -33,20 +31,6 @@ export const PROTO_LOADER_OPTIONS: Options = {
 const PROTO_FILES = ["training_service", "rank_service", "collective_service"].map(
   (name) => `rankmesh/v1/${name}.proto`,
 );
-
-/** The folder `protos/` of this package: beside package.json, whether this runs from dist/ or from source. */
-export function protosDirectory(): string {
-  const start = dirname(fileURLToPath(import.meta.url));
-  for (let folder = start; ; folder = dirname(folder)) {
-    const protos = join(folder, "protos");
-    if (existsSync(join(protos, "rankmesh/v1/training_service.proto"))) return protos;
-    if (dirname(folder) === folder) {
-      throw new InternalError(
-        `no protos/rankmesh/v1 in ${start} or above it; the installation is incomplete`,
-      );
-    }
-  }
-}
 
 /** What is needed to serve a service and to call it. */
 export interface RpcService<Definition extends grpc.ServiceDefinition, Client extends grpc.Client> {
