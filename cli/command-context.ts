@@ -2,7 +2,11 @@ import type { ProgressStream } from "./progress.ts";
 
 /** Where a command writes: results to stdout, all that is said on the way to stderr. */
 export interface CommandContext {
-  readonly stdout: { write(text: string): unknown; readonly isTTY?: boolean };
+  readonly stdout: {
+    write(text: string): unknown;
+    readonly isTTY?: boolean;
+    readonly columns?: number;
+  };
   readonly stderr: ProgressStream;
 }
 

@@ -1,4 +1,5 @@
 /** Numbers and tables for people. */
+import { padEnd, padStart, textWidth } from "./terminal/text-width.ts";
 
 /** `0:07`, `12:30`, `1:02:03`; whole seconds, rounded up so that a running job never shows 0:00 too early. */
 export function formatDuration(seconds: number): string {
@@ -8,6 +9,18 @@ export function formatDuration(seconds: number): string {
   const m = Math.floor((total % 3600) / 60);
   const s = String(total % 60).padStart(2, "0");
   return h > 0 ? `${h}:${String(m).padStart(2, "0")}:${s}` : `${m}:${s}`;
+}
+
+/** How long ago something was, in its largest unit: `7s`, `12m`, `3h`, `9d`; empty when that is not known. */
+export function formatAge(time: Date | undefined, nowMs: number): string {
+  if (time === undefined) return "";
+  // Another host's clock may be ahead of this one's.
+  const seconds = Math.max(0, Math.floor((nowMs - time.getTime()) / 1000));
+  if (seconds < 120) return `${seconds}s`;
+  if (seconds < 120 * 60) return `${Math.floor(seconds / 60)}m`;
+  return seconds < 48 * 3600
+    ? `${Math.floor(seconds / 3600)}h`
+    : `${Math.floor(seconds / 86_400)}d`;
 }
 
 /** Time of one step: `850 ms`, `1.25 s`. */
@@ -42,7 +55,7 @@ export function formatTable(
 ): string[] {
   const rows = texts.map((row) => row.map(oneLine));
   const widths = header.map((title, column) =>
-    Math.max(title.length, ...rows.map((row) => (row[column] ?? "").length)),
+    Math.max(...[title, ...rows.map((row) => row[column] ?? "")].map(textWidth)),
   );
   const numeric = header.map(
     (_, column) =>
@@ -52,7 +65,7 @@ export function formatTable(
     row
       .map((cell, column) => {
         const width = widths[column] ?? 0;
-        return numeric[column] ? cell.padStart(width) : cell.padEnd(width);
+        return numeric[column] ? padStart(cell, width) : padEnd(cell, width);
       })
       .join("  ")
       .trimEnd(),

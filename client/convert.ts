@@ -38,6 +38,7 @@ export function jobFromWire(job: Job__Output | null): Job {
     gradNorm: job.gradNorm,
     stepSeconds: job.stepSeconds,
     evaluations: job.evaluations,
+    lastLoss: job.lastLoss,
     ranks: job.ranks.map(rankFromWire),
     notes: job.notes,
     generation: job.generation,

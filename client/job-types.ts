@@ -29,7 +29,7 @@ export interface JobError {
   readonly step: number | undefined;
 }
 
-/** What one rank used, known when the job has ended. Sizes in bytes. */
+/** What one rank has used so far; all of it is known when the job has ended. Sizes in bytes, 0 until they are. */
 export interface RankReport {
   readonly rank: number;
   readonly worker: string;
@@ -68,6 +68,8 @@ export interface Job {
   readonly stepSeconds: readonly number[];
   /** Every evaluation done. */
   readonly evaluations: readonly Evaluation[];
+  /** Of the last step done; undefined before the first. Lists of jobs have it too. */
+  readonly lastLoss: number | undefined;
   readonly ranks: readonly RankReport[];
   /** What the default plan left off and why, and other things to know. */
   readonly notes: readonly string[];

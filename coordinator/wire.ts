@@ -44,6 +44,7 @@ export function jobToWire(job: Job, lists: boolean): JobMessage {
     generation: machine.generation,
     notes,
     batchSize: job.batchSize,
+    ...(log.numSteps === 0 ? {} : { lastLoss: log.step(log.numSteps - 1).loss }),
     evaluations: (lists ? log.evaluations() : []).slice(-MAX_LISTED_STEPS).map(evaluationToWire),
   };
 }

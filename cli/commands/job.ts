@@ -6,7 +6,7 @@ import type { JobSpecInput } from "../../shared/job/job-spec.ts";
 import { type CommandContext, printLines } from "../command-context.ts";
 import { EXIT, ExitRequest } from "../exit-codes.ts";
 import { type FollowOptions, followJob } from "../follow-job.ts";
-import { formatLoss, formatTable, oneLine, plural, printable } from "../format.ts";
+import { formatLoss, oneLine, plural, printable } from "../format.ts";
 import { catchInterrupt } from "../interrupt.ts";
 import { loadJobFile } from "../job-file.ts";
 import { jobErrorText, jobReport } from "../job-report.ts";
@@ -18,6 +18,7 @@ import { withRefusalsWritten } from "../refusal.ts";
 import { styleOf } from "../terminal/style.ts";
 import { LiveJobView } from "../watch/live-job-view.ts";
 import { type ConnectionOptions, withAddress, withClient } from "./connection.ts";
+import { type ListOptions, listJobs } from "./job-list.ts";
 
 interface SubmitOptions extends ConnectionOptions {
   readonly wait: boolean;
@@ -73,7 +74,8 @@ export function addJobCommands(program: Command, context: CommandContext): void 
   withAddress(job.command("list"))
     .description("list jobs, newest first")
     .option("--json", "print JSON", false)
-    .action((options: JsonFlag) => list(options, context));
+    .option("--no-color", "no colours (also: NO_COLOR)")
+    .action((options: ListOptions) => listJobs(options, context));
 }
 
 function withId(command: Command): Command {
@@ -206,42 +208,6 @@ async function cancel(
 ): Promise<void> {
   const job = await withClient(options, (client) => client.cancel(id));
   context.stdout.write(`${job.jobId} is ${job.state}\n`);
-}
-
-async function list(options: JsonFlag, context: CommandContext): Promise<void> {
-  const jobs: Job[] = [];
-  await withClient(options, async (client) => {
-    for await (const job of client.list()) jobs.push(job);
-  });
-  if (options.json) {
-    const items = jobs.map(
-      ({ jobId, name, state, reason, mesh, steps, stepsDone, createdAt, endedAt }) => ({
-        jobId,
-        name,
-        state,
-        reason,
-        mesh: mesh ?? null,
-        steps,
-        stepsDone,
-        createdAt: createdAt ?? null,
-        endedAt: endedAt ?? null,
-      }),
-    );
-    context.stdout.write(`${JSON.stringify(items, null, 2)}\n`);
-    return;
-  }
-  const rows = jobs.map((job) => [
-    job.jobId,
-    job.name,
-    job.state,
-    `${job.stepsDone}/${job.steps}`,
-    job.mesh === undefined ? "" : `${job.mesh.dataParallel} x ${job.mesh.tensorParallel}`,
-    job.reason,
-  ]);
-  printLines(
-    context.stdout,
-    formatTable(["job", "name", "state", "steps", "mesh", "reason"], rows),
-  );
 }
 
 /** One line of progress, or one every few seconds. */

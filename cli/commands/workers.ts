@@ -1,20 +1,29 @@
 import type { Command } from "commander";
+import type { Worker } from "../../client/job-types.ts";
 import { formatBytes } from "../../shared/format-bytes.ts";
 import { type CommandContext, printLines } from "../command-context.ts";
-import { formatTable, printable } from "../format.ts";
+import { oneLine, printable } from "../format.ts";
+import type { Paint } from "../terminal/style.ts";
+import { type Column, renderTable, type TableOptions } from "../terminal/table.ts";
 import { type ConnectionOptions, withAddress, withClient } from "./connection.ts";
+import { tableOptions } from "./job-list.ts";
+
+interface WorkersOptions extends ConnectionOptions {
+  readonly json: boolean;
+  readonly color: boolean;
+}
+
+const STATE_PAINT: Readonly<Record<string, Paint>> = { idle: "green", busy: "cyan", lost: "red" };
 
 export function addWorkersCommand(program: Command, context: CommandContext): void {
   withAddress(program.command("workers"))
     .description("list the coordinator's workers")
     .option("--json", "print JSON", false)
-    .action((options: ConnectionOptions & { readonly json: boolean }) => workers(options, context));
+    .option("--no-color", "no colours (also: NO_COLOR)")
+    .action((options: WorkersOptions) => workers(options, context));
 }
 
-async function workers(
-  options: ConnectionOptions & { readonly json: boolean },
-  context: CommandContext,
-): Promise<void> {
+async function workers(options: WorkersOptions, context: CommandContext): Promise<void> {
   const list = await withClient(options, (client) => client.workers());
   if (options.json) {
     const items = list.map((worker) => ({
@@ -25,18 +34,41 @@ async function workers(
     context.stdout.write(`${JSON.stringify(items, null, 2)}\n`);
     return;
   }
-  const rows = list.map((worker) => [
-    worker.name,
-    worker.state,
-    worker.address,
-    `${worker.backend} ${worker.device}`.trim(),
-    formatBytes(worker.memoryLimitBytes),
-    worker.jobId === undefined ? "" : `${worker.jobId} rank ${worker.rank}`,
-    `${worker.heartbeatAgeSeconds.toFixed(1)} s`,
-  ]);
-  const header = ["worker", "state", "address", "device", "memory limit", "serves", "heartbeat"];
-  const lost = list.flatMap(({ name, lostReason }) =>
-    lostReason === undefined ? [] : [`${name} is lost: ${printable(lostReason)}`],
+  printLines(context.stdout, workerTable(list, tableOptions(context, options.color)));
+}
+
+/** A line for each worker, and below why those are lost that are. */
+export function workerTable(workers: readonly Worker[], options: TableOptions): string[] {
+  const columns: readonly Column<Worker>[] = [
+    { title: "worker", cell: ({ name }) => oneLine(name), min: 12 },
+    {
+      title: "state",
+      cell: ({ state }) => oneLine(state),
+      paint: ({ state }) => STATE_PAINT[state],
+    },
+    { title: "address", cell: ({ address }) => oneLine(address), min: 15, optional: 3 },
+    { title: "backend", cell: ({ backend }) => oneLine(backend) },
+    { title: "device", cell: ({ device }) => oneLine(device), min: 8, optional: 4 },
+    {
+      title: "memory limit",
+      cell: ({ memoryLimitBytes }) => formatBytes(memoryLimitBytes),
+      align: "right",
+      optional: 1,
+    },
+    {
+      title: "serves",
+      cell: ({ jobId, rank }) => (jobId === undefined ? "" : `${oneLine(jobId)} rank ${rank}`),
+      min: 12,
+    },
+    {
+      title: "heartbeat",
+      cell: ({ heartbeatAgeSeconds }) => `${heartbeatAgeSeconds.toFixed(1)} s ago`,
+      align: "right",
+      optional: 2,
+    },
+  ];
+  const lost = workers.flatMap(({ name, lostReason }) =>
+    lostReason === undefined ? [] : [`${oneLine(name)} is lost: ${printable(lostReason)}`],
   );
-  printLines(context.stdout, [...formatTable(header, rows), ...lost]);
+  return [...renderTable(columns, workers, options), ...lost];
 }

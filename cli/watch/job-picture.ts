@@ -42,7 +42,7 @@ const WARMUP_STEPS = 2;
 /** Of the last events, kept for the tallest terminal. */
 const MAX_EVENT_LINES = 16;
 
-const STATE_PAINT: Readonly<Record<JobState, Paint>> = {
+export const STATE_PAINT: Readonly<Record<JobState, Paint>> = {
   QUEUED: "yellow",
   STARTING: "yellow",
   RUNNING: "cyan",

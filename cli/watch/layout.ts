@@ -24,7 +24,7 @@ export interface LayoutInput {
 /** Narrower, two charts beside each other would show too little. */
 const SIDE_BY_SIDE_COLUMNS = 100;
 const MIN_PLOT_ROWS = 3;
-const MAX_PLOT_ROWS = 8;
+const MAX_PLOT_ROWS = 10;
 const MAX_EVENTS = 5;
 /** More lines of ranks are shown only where there is room that nothing else needs. */
 const FIRST_RANK_ROWS = 8;

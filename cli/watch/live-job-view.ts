@@ -69,7 +69,6 @@ export class LiveJobView implements JobView {
     this.#timer.unref();
     this.#stream.on?.("resize", this.#onResize);
     process.on("SIGCONT", this.#onResume);
-    this.#tick();
     return this;
   }
 

@@ -26,7 +26,9 @@ const CELL_COLUMNS = 58;
 const GAP = 3;
 const MIN_BAR = 8;
 const MAX_BAR = 60;
-const MAX_LABEL = 28;
+/** Devices of a processor have long names: on a narrow terminal the worker's and the backend's are enough. */
+const DEVICE_COLUMNS = 100;
+const MAX_LABEL = 40;
 
 function rankColumns(columns: number): number {
   return Math.max(1, Math.floor((columns + GAP) / (CELL_COLUMNS + GAP)));
@@ -64,7 +66,9 @@ function rankCells(ranks: readonly RankMemory[], columns: number, style: Termina
   const mark = style.unicode ? "\u2026" : "~";
   const numbers = ranks.map(({ rank }) => String(rank));
   const labels = ranks.map((rank) =>
-    oneLine(`${rank.worker}  ${`${rank.backend} ${rank.device}`.trim()}`),
+    oneLine(
+      `${rank.worker}  ${rank.backend} ${columns >= DEVICE_COLUMNS ? rank.device : ""}`.trimEnd(),
+    ),
   );
   const texts = ranks.map((rank) => memoryText(rank, false));
   const shorts = ranks.map((rank) => memoryText(rank, true));

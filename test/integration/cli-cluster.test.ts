@@ -176,7 +176,7 @@ describe("daemons and the job commands", function () {
     const ids = list.map(({ jobId }) => jobId);
     expect(ids.indexOf("later")).to.be.below(ids.indexOf("watched"));
     expect((await rankmesh("job", "list")).stdout).to.match(
-      /^job +name +state +steps +mesh +reason/,
+      /^job +name +state +age +steps +loss +mesh +reason/,
     );
   });
 

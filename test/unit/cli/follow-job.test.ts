@@ -20,6 +20,7 @@ const JOB: Job = {
   gradNorm: [30],
   stepSeconds: [0.3],
   evaluations: [],
+  lastLoss: undefined,
   ranks: [],
   notes: [],
   generation: 1,

@@ -15,6 +15,7 @@ const JOB: Job = {
   loss: [1, 2, 3, 4, 5],
   gradNorm: [],
   stepSeconds: [9, 8, 0.3, 0.1, 0.2],
+  lastLoss: undefined,
   evaluations: [
     { step: 1, loss: 2.5, batches: 3 },
     { step: 4, loss: Number.NaN, batches: 3 },

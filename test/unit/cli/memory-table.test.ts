@@ -22,6 +22,7 @@ function run(
     gradNorm: [],
     stepSeconds: [5, 4, 0.25, 0.25],
     evaluations: [],
+    lastLoss: undefined,
     ranks: Array.from({ length: tensorParallel }, (_, rank) => ({
       rank,
       worker: `worker-${rank}`,

@@ -55,6 +55,11 @@ export interface Job {
    * Every evaluation done.
    */
   'evaluations'?: (_rankmesh_v1_EvalEvent)[] | undefined;
+  /**
+   * Loss of the last step done, in lists too.
+   */
+  'lastLoss'?: (number | string) | undefined;
+  '_lastLoss'?: "lastLoss" | undefined;
 }
 
 export interface Job__Output {
@@ -104,4 +109,9 @@ export interface Job__Output {
    * Every evaluation done.
    */
   'evaluations': (_rankmesh_v1_EvalEvent__Output)[];
+  /**
+   * Loss of the last step done, in lists too.
+   */
+  'lastLoss'?: (number);
+  '_lastLoss'?: "lastLoss";
 }
