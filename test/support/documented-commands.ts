@@ -1,0 +1,143 @@
+/** Every command that documents show, run or not, and what is wrong with it. */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Command } from "commander";
+import { usageFault } from "./command-line.ts";
+import { blocksOf, ROOT } from "./documents.ts";
+import { commandsOf } from "./shell-words.ts";
+
+/** Programs that documents call beside `npx rankmesh` and `npm`. What they are given is checked only by blocks that run. */
+const OTHER_PROGRAMS: ReadonlySet<string> = new Set([
+  "apt-get",
+  "bash",
+  "buf",
+  "cat",
+  "cd",
+  "chown",
+  "cmake",
+  "compute-sanitizer",
+  "cp",
+  "curl",
+  "docker",
+  "echo",
+  "export",
+  "git",
+  "grep",
+  "grpcurl",
+  "install",
+  "ip",
+  "journalctl",
+  "kill",
+  "kubectl",
+  "kustomize",
+  "ls",
+  "mkdir",
+  "mv",
+  "node",
+  "nvidia-smi",
+  "podman",
+  "prometheus",
+  "promtool",
+  "protoc",
+  "python3",
+  "rm",
+  "scp",
+  "sed",
+  "sha256sum",
+  "sleep",
+  "ssh",
+  "systemctl",
+  "tail",
+  "tar",
+  "tee",
+  "test",
+  "ufw",
+  "useradd",
+  "wait",
+]);
+/** `npm` commands that are npm's own. */
+const NPM_COMMANDS: ReadonlySet<string> = new Set(["ci", "install", "pack", "view"]);
+
+export interface DocumentedCommand {
+  /** `README.md:14` */
+  readonly place: string;
+  readonly words: readonly string[];
+  /** The text names it, with or without its arguments. */
+  readonly inPart: boolean;
+}
+
+/** Commands of `sh` blocks, and `npx rankmesh ...`, `rankmesh ...` and `npm run ...` in the text. */
+export function documentedCommands(document: string): DocumentedCommand[] {
+  const text = readFileSync(join(ROOT, document), "utf8");
+  const inBlocks = blocksOf(document, text)
+    .filter(({ language }) => language === "sh")
+    .flatMap((block) =>
+      commandsOf(block.text).map((words) => ({
+        place: `${document}:${block.line}`,
+        words,
+        inPart: false,
+      })),
+    );
+  return [...inBlocks, ...inProse(document, text)];
+}
+
+/** Alternatives (`status|watch`) come as a command each, words in brackets as if they stood without them. */
+function inProse(document: string, text: string): DocumentedCommand[] {
+  const commands: DocumentedCommand[] = [];
+  let inFence = false;
+  for (const [index, line] of text.split("\n").entries()) {
+    if (line.trim().startsWith("```")) inFence = !inFence;
+    if (inFence) continue;
+    for (const [, code = ""] of line.matchAll(
+      /`((?:npx )?rankmesh [^`]+|npm (?:run|test)[^`]*)`/g,
+    )) {
+      const words = code.replace(/[[\]]/g, " ").replaceAll("\\|", "|").split(/\s+/).filter(Boolean);
+      for (const each of alternatives(words))
+        commands.push({ place: `${document}:${index + 1}`, words: each, inPart: true });
+    }
+  }
+  return commands;
+}
+
+function alternatives(words: readonly string[]): string[][] {
+  return words.reduce<string[][]>(
+    (all, word) => all.flatMap((before) => word.split("|").map((each) => [...before, each])),
+    [[]],
+  );
+}
+
+/** Why a command cannot be right; undefined when nothing is wrong with it. */
+export function commandFault(
+  program: Command,
+  { words, inPart }: DocumentedCommand,
+): string | undefined {
+  const [name = "", ...rest] = words;
+  if (name === "rankmesh") return usageFault(program, rest, inPart);
+  if (name === "npx") {
+    const [tool = "", ...args] = rest;
+    if (tool === "rankmesh") return usageFault(program, args, inPart);
+    return existsSync(join(ROOT, "node_modules/.bin", tool))
+      ? undefined
+      : `npx ${tool} is not installed`;
+  }
+  if (name === "npm") return npmFault(program, rest);
+  return OTHER_PROGRAMS.has(name) ? undefined : `${name} is no program that documents call`;
+}
+
+/** Flags after `--` are those of the command that a script ends with, where that is one of ours. */
+function npmFault(program: Command, words: readonly string[]): string | undefined {
+  const [command = "", ...rest] = words;
+  if (NPM_COMMANDS.has(command)) return undefined;
+  const name = command === "run" ? rest[0] : command;
+  const script = scripts()[name ?? ""];
+  if (script === undefined) return `package.json has no script ${name ?? ""}`;
+  const ours = /dist\/cli\/main\.js (.*)$/.exec(script)?.[1];
+  const separator = words.indexOf("--");
+  if (ours === undefined || separator < 0) return undefined;
+  return usageFault(program, [...ours.split(" "), ...words.slice(separator + 1)]);
+}
+
+function scripts(): Readonly<Record<string, string>> {
+  const text = readFileSync(join(ROOT, "package.json"), "utf8");
+  return (JSON.parse(text) as { scripts: Record<string, string> }).scripts;
+}
