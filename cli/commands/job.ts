@@ -210,9 +210,12 @@ async function cancel(
   context.stdout.write(`${job.jobId} is ${job.state}\n`);
 }
 
+/** What shows a job, as it stands when it begins to be followed. */
+type ViewOf = (present: Job) => Promise<JobView>;
+
 /** One line of progress, or one every few seconds. */
-function lineView({ stderr }: CommandContext): (job: Job) => JobView {
-  return ({ name, steps }) => new Progress({ stream: stderr, title: name, steps });
+function lineView({ stderr }: CommandContext): ViewOf {
+  return async ({ name, steps }) => new Progress({ stream: stderr, title: name, steps });
 }
 
 /** Charts; undefined where nothing can be drawn in place. */
@@ -220,12 +223,14 @@ function liveView(
   client: RankmeshClient,
   color: boolean,
   { stderr: stream }: CommandContext,
-): ((job: Job, handle: JobHandle) => JobView) | undefined {
+): ViewOf | undefined {
   const { env } = process;
   if (stream.isTTY !== true || env["TERM"] === "dumb") return undefined;
-  return (job, handle) => {
-    const ask = { job: () => handle.get(), workers: () => client.workers() };
-    return new LiveJobView({ stream, style: styleOf(env, color), job, ask });
+  return async (job) => {
+    const ask = { job: () => client.get(job.jobId), workers: () => client.workers() };
+    // The picture is worth drawing without the workers' limits.
+    const workers = await ask.workers().catch(() => []);
+    return new LiveJobView({ stream, style: styleOf(env, color), job, workers, ask });
   };
 }
 
@@ -233,7 +238,7 @@ function liveView(
 async function followUntilInterrupt(
   handle: JobHandle,
   context: CommandContext,
-  viewOf: (job: Job, handle: JobHandle) => JobView,
+  viewOf: ViewOf,
   onDetach: () => Promise<void>,
   options: FollowOptions = {},
 ): Promise<Job> {
@@ -241,7 +246,7 @@ async function followUntilInterrupt(
   try {
     const present = await handle.get({ signal: interrupt.signal });
     context.stderr.write(`watching job ${handle.jobId}; Ctrl-C detaches and leaves it running\n`);
-    return await followJob(handle, viewOf(present, handle), interrupt.signal, options);
+    return await followJob(handle, await viewOf(present), interrupt.signal, options);
   } catch (error) {
     if (interrupt.signal.aborted) await onDetach();
     throw error;

@@ -66,7 +66,7 @@ export class JobPicture {
   #reason: string;
   #mesh: Job["mesh"];
   #ranks: readonly RankReport[];
-  #workers = new Map<string, Worker>();
+  readonly #workers = new Map<string, Worker>();
   #stepsDone = 0;
   #lastEvaluation: Evaluation | undefined;
   #firstStepSeconds: number | undefined;
@@ -90,9 +90,7 @@ export class JobPicture {
 
   /** Workers that have gone since keep the limit they had. */
   takeWorkers(workers: readonly Worker[]): void {
-    const names = new Set(this.#ranks.map(({ worker }) => worker));
-    for (const worker of workers)
-      if (names.has(worker.name)) this.#workers.set(worker.name, worker);
+    for (const worker of workers) this.#workers.set(worker.name, worker);
   }
 
   state({ state, reason, error, ranks, time }: StateEvent): void {
@@ -167,7 +165,10 @@ export class JobPicture {
   #progressLines(columns: number, style: TerminalStyle): string[] {
     const { steps } = this.#job;
     const done = this.#stepsDone;
-    const percent = steps === 0 ? "" : `${Math.floor((100 * done) / steps)}%`;
+    // Rounded down, so that 100% is the end; a long job shows that it moves.
+    const digits = steps >= 1000 ? 1 : 0;
+    const part = Math.floor((done / Math.max(1, steps)) * 10 ** (2 + digits)) / 10 ** digits;
+    const percent = steps === 0 ? "" : `${part.toFixed(digits)}%`;
     const times = this.#timeParts(done);
     const counted = `step ${done}/${steps}`;
     const text = [counted, percent, ...times].filter((part) => part !== "").join("  ");
@@ -213,11 +214,12 @@ export class JobPicture {
     if (charts === 0) return [];
     const gap = 3;
     const width = sideBySide ? Math.floor((columns - gap) / 2) : columns;
+    const heldOut = this.#heldOut.buckets;
     const loss = lineChart({
-      title: "loss",
+      title: heldOut.length === 0 ? "loss" : `loss, ${style.unicode ? "\u25cf" : "o"} held-out`,
       note: this.#lossNote(),
       buckets: this.#loss.buckets,
-      marks: this.#heldOut.buckets,
+      marks: heldOut,
       log: true,
       paint: "cyan",
       columns: width,

@@ -20,8 +20,9 @@ export interface LiveStream extends ScreenStream {
 export interface LiveJobViewOptions {
   readonly stream: LiveStream;
   readonly style: TerminalStyle;
-  /** The job as it was when the watch began. */
+  /** The job and the workers as they were when the watch began. */
   readonly job: Job;
+  readonly workers: readonly Worker[];
   /** What events do not tell: what each rank has measured so far, and what its worker may use. */
   readonly ask: {
     job(): Promise<Pick<Job, "mesh" | "ranks">>;
@@ -58,6 +59,7 @@ export class LiveJobView implements JobView {
     this.#stream = options.stream;
     this.#screen = new InPlaceScreen(options.stream);
     this.#picture = new JobPicture(options.job);
+    this.#picture.takeWorkers(options.workers);
     this.#style = options.style;
     this.#ask = options.ask;
     this.#frameMs = options.frameMs ?? FRAME_MS;
