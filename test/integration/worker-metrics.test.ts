@@ -1,5 +1,6 @@
+import { setTimeout } from "node:timers/promises";
 import { expect } from "chai";
-import { assignGang, startGang } from "../support/fake-coordinator.ts";
+import { assignGang, startGang, tinyBatches } from "../support/fake-coordinator.ts";
 import { tinyProgram } from "../support/tiny-program.ts";
 import { WorkerHarness } from "../support/worker-harness.ts";
 
@@ -33,6 +34,7 @@ const EXPECTED: Readonly<Record<string, readonly string[]>> = {
   rankmesh_rank_memory_limit_bytes: RANK,
   rankmesh_train_step_duration_seconds_count: RANK,
   rankmesh_train_step: RANK,
+  rankmesh_train_phase_seconds_total: [...RANK, "phase"].sort(),
   rankmesh_collective_duration_seconds_count: ["job_id", "op", "rank", "transport"],
   rankmesh_collective_bytes_total: ["direction", "job_id", "op", "rank"],
   rankmesh_collective_wait_seconds_total: ["job_id", "peer", "rank"],
@@ -82,6 +84,42 @@ describe("worker metrics", () => {
       "0",
     );
     expect(only("process_resident_memory_bytes")).to.be.greaterThan(10e6);
+  });
+
+  it("say what the steps' time went to: late batches, computing, a late device, a late peer", async () => {
+    async function* batches() {
+      for (const message of tinyBatches(3)) {
+        if (message.step === 1 && message.offsetBytes === 0) await setTimeout(400);
+        yield message;
+      }
+    }
+    const { sessions, handles } = await harness.gang(2, { batches }, { device: "late:40" });
+    const sleep = { kind: "compute", op: "sleep", inputs: [], outputs: [] } as const;
+    const program = tinyProgram({ ranks: 2, prelude: [{ ...sleep, attrs: { rank: 1, ms: 60 } }] });
+    assignGang(sessions, program, { steps: 3 });
+    await startGang(sessions);
+    await Promise.all(sessions.map((session) => session.next("finished")));
+    const seconds = [];
+    for (const { httpAddress } of handles) {
+      const samples = await scrape(httpAddress);
+      const phases = Object.fromEntries(
+        (samples.get("rankmesh_train_phase_seconds_total") ?? []).map(
+          ({ labels, value }) => [labels["phase"] ?? "", value] as const,
+        ),
+      );
+      expect(Object.keys(phases)).to.deep.equal(["data", "compute", "device", "collective"]);
+      const total = Object.values(phases).reduce((sum, value) => sum + value, 0);
+      const [duration] = samples.get("rankmesh_train_step_duration_seconds_sum") ?? [];
+      expect(total).to.be.closeTo(duration?.value ?? 0, 1e-9);
+      seconds.push(phases);
+    }
+    // Less than was slept: timers may end a little early, and the ranks do not begin at the same moment.
+    expect(seconds[0]?.["collective"]).to.be.above(0.1);
+    expect(seconds[1]?.["compute"]).to.be.above(0.17);
+    for (const phases of seconds) {
+      expect(phases["data"]).to.be.above(0.2);
+      expect(phases["device"]).to.be.above(0.11);
+    }
   });
 
   it("keep a job's series after its end, with no memory held, and start anew with the next generation", async () => {

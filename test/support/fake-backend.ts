@@ -16,7 +16,8 @@ export const FAKE_BACKEND = import.meta.url;
 /**
  * A backend of whole numbers, for tests of what runs around a backend. Its device says what is wrong with it:
  * `refuse` (memory), `extra:BYTES` (asks for more than predicted), `leak` (keeps memory), `lost` (as it loads a program),
- * `lost-read` (as its weights are read), `gpu:WORKSPACE:MEMORY` (has memory of its own, and takes some), else nothing.
+ * `lost-read` (as its weights are read), `gpu:WORKSPACE:MEMORY` (has memory of its own, and takes some), `late:MS` (is done
+ * that much after what it was given), else nothing.
  */
 export function createBackend(choice: BackendChoice): ChosenBackend {
   const account = new Account();
@@ -79,6 +80,7 @@ class FakeProgram implements LoadedProgram {
   readonly #account: Account;
   readonly #leak: boolean;
   readonly #losesRead: boolean;
+  readonly #lateMs: number;
   readonly #held: (readonly [kind: string, bytes: number])[];
   #arena: ArrayBuffer | undefined;
 
@@ -92,6 +94,7 @@ class FakeProgram implements LoadedProgram {
     this.#account = account;
     this.#leak = device === "leak";
     this.#losesRead = device === "lost-read";
+    this.#lateMs = Number(/^late:(\d+)$/.exec(device)?.[1] ?? 0);
     this.#held = Object.entries(program.memoryByKind);
     const extra = /^extra:(\d+)$/.exec(device)?.[1];
     if (extra !== undefined) this.#held = [...this.#held, ["workspace", Number(extra)]];
@@ -126,9 +129,7 @@ class FakeProgram implements LoadedProgram {
         });
         return;
       case "sleep":
-        if (this.#concerns(attrs, scalars)) {
-          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, attrs["ms"] ?? 0);
-        }
+        if (this.#concerns(attrs, scalars)) sleep(attrs["ms"] ?? 0);
         return;
       case "fail":
         if (this.#concerns(attrs, scalars))
@@ -184,7 +185,9 @@ class FakeProgram implements LoadedProgram {
 
   finishCollective(): void {}
 
-  synchronize(): void {}
+  synchronize(): void {
+    sleep(this.#lateMs);
+  }
 
   dispose(): void {
     this.#arena = undefined;
@@ -211,6 +214,10 @@ class FakeProgram implements LoadedProgram {
     const { buffer, byteOffset, byteLength } = this.#bytes(slot);
     return new Float32Array(buffer, byteOffset, byteLength / 4);
   }
+}
+
+function sleep(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
 
 /** An error that no caller can catch: what a fault in the thread's own event loop looks like. */
