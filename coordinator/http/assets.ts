@@ -1,9 +1,8 @@
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
-import { FailedPreconditionError } from "../../shared/errors.ts";
 
 /** Files of the status page as the build leaves them beside this code. */
 const FOLDER = fileURLToPath(new URL("../page/", import.meta.url));
@@ -23,22 +22,18 @@ export interface Asset {
 }
 
 /**
- * The page's files by name, read and compressed once: no path of a request ever reaches the file system.
- * @throws FailedPreconditionError when the build left none
+ * The page's files by name, read and compressed once: no path of a request ever reaches the file system. Empty where the
+ * build left none.
  */
 export function loadAssets(folder = FOLDER): ReadonlyMap<string, Asset> {
   const assets = new Map<string, Asset>();
+  if (!existsSync(join(folder, "index.html"))) return assets;
   for (const name of readdirSync(folder)) {
     const type = TYPES[extname(name)];
     if (type === undefined) continue;
     const body = readFileSync(join(folder, name));
     const etag = `"${createHash("sha256").update(body).digest("base64url").slice(0, 22)}"`;
     assets.set(name, { type, etag, body, gzipped: gzipSync(body, { level: 9 }) });
-  }
-  if (!assets.has("index.html")) {
-    throw new FailedPreconditionError(
-      `the status page is not in ${folder}; build it with \`npm run build\``,
-    );
   }
   return assets;
 }

@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Job } from "../job/job.ts";
-import { JobHistory } from "./job-history.ts";
+import type { JobHistory } from "./job-history.ts";
 import type { Snapshots } from "./snapshots.ts";
 
 /** How often open pages are told what is new. */
@@ -125,7 +125,8 @@ export class EventStreams {
           this.#historyOf(stream, messages, job);
         } else complete = false;
       }
-      if (messages.length === 0 && nowMs - stream.lastWriteMs > KEEP_ALIVE_MS) messages.push(":\n\n");
+      if (messages.length === 0 && nowMs - stream.lastWriteMs > KEEP_ALIVE_MS)
+        messages.push(":\n\n");
       if (messages.length === 0) continue;
       stream.response.write(messages.join(""));
       stream.lastWriteMs = nowMs;

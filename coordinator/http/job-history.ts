@@ -1,7 +1,7 @@
+import type { EventLog, LoggedEvent } from "../job/event-log.ts";
+import type { EvaluationDone } from "../job/job-state.ts";
 import type { EvaluationView, HistoryView, NoteView } from "../page/api.ts";
 import { Points, pointsView, type StepPoint, stepPoint } from "../page/points.ts";
-import type { EvaluationDone } from "../job/job-state.ts";
-import type { EventLog, LoggedEvent } from "../job/event-log.ts";
 
 /** Points of a chart, whatever the number of steps: more than a screen has columns for is wasted. */
 export const MAX_POINTS = 600;
@@ -143,7 +143,13 @@ function noteViews({ id, wallMs, event }: LoggedEvent): NoteView[] {
       ];
     case "log":
       return [
-        { ...base, kind: event.level, state: null, message: event.message, rank: event.rank ?? null },
+        {
+          ...base,
+          kind: event.level,
+          state: null,
+          message: event.message,
+          rank: event.rank ?? null,
+        },
       ];
     case "step":
     case "eval":

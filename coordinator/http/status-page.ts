@@ -3,8 +3,8 @@ import { hostname } from "node:os";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { HttpRoute } from "../../shared/http-server.ts";
-import { formatHostPort, type HostPort } from "../../shared/rpc/address.ts";
 import { quote } from "../../shared/quote.ts";
+import { formatHostPort, type HostPort } from "../../shared/rpc/address.ts";
 import { type Asset, loadAssets } from "./assets.ts";
 import { type EventStreamLimits, EventStreams, FOLLOW_EVENTS } from "./event-streams.ts";
 import { HostAllowList } from "./host-allow-list.ts";
@@ -43,11 +43,14 @@ const ASSETS = "/assets/";
 
 /**
  * Serves `/`, `/assets/...` and `/api/v1/...`: the page, and as JSON and server-sent events what it shows. Read-only.
- * @throws FailedPreconditionError when the build left no page
  */
 export function statusPage(options: StatusPageOptions): StatusPage {
   const { snapshots, logger } = options;
   const assets = loadAssets();
+  const missingFile =
+    assets.size > 0
+      ? "no such file\n"
+      : `the status page was not built; run \`npm run build\`. ${API}status works without it\n`;
   const streams = new EventStreams(snapshots, options.limits);
   const hosts = new HostAllowList([hostname(), ...options.hostNames]);
 
@@ -65,7 +68,7 @@ export function statusPage(options: StatusPageOptions): StatusPage {
     } else {
       const name = path === "/" ? "index.html" : path.slice(ASSETS.length);
       const asset = assets.get(name);
-      if (asset === undefined) send(request, response, 404, "text/plain", "no such file\n");
+      if (asset === undefined) send(request, response, 404, "text/plain", missingFile);
       else sendAsset(request, response, asset);
     }
   };
