@@ -75,28 +75,39 @@ export function statusPage(options: StatusPageOptions): StatusPage {
 
   const serveApi = (path: string, request: IncomingMessage, response: ServerResponse): void => {
     const answer = (value: unknown): void => sendJson(request, response, 200, value);
-    if (path === "status") return answer(snapshots.status());
-    if (path === "workers") return answer({ workers: snapshots.workers() });
-    if (path === "jobs") return answer({ jobs: snapshots.jobs() });
-    if (path === "events") return serveEvents(request, response);
-    const [, encoded = "", what] = /^jobs\/([^/]+)(?:\/(plan))?$/.exec(path) ?? [];
+    const [, encoded, what] = /^jobs\/([^/]+)(?:\/(plan))?$/.exec(path) ?? [];
+    if (encoded !== undefined) serveJob(encoded, what, request, response);
+    else if (path === "status") answer(snapshots.status());
+    else if (path === "workers") answer({ workers: snapshots.workers() });
+    else if (path === "jobs") answer({ jobs: snapshots.jobs() });
+    else if (path === "events") serveEvents(request, response);
+    else {
+      const known = "status, workers, jobs, jobs/ID, jobs/ID/plan and events";
+      sendError(request, response, 404, "NOT_FOUND", `not in the API; it has ${known}`);
+    }
+  };
+
+  const serveJob = (
+    encoded: string,
+    what: string | undefined,
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): void => {
     const jobId = decoded(encoded);
     const job = jobId === undefined ? undefined : snapshots.job(jobId);
-    if (encoded === "") {
-      const known = "status, workers, jobs, jobs/ID, jobs/ID/plan and events";
-      return sendError(request, response, 404, "NOT_FOUND", `not in the API; it has ${known}`);
-    }
     if (job === undefined) {
       const message = `no job ${quote(jobId ?? encoded)}; ${API}jobs lists those there are`;
-      return sendError(request, response, 404, "NOT_FOUND", message);
-    }
-    if (what === "plan") return answer(snapshots.plan(job));
-    const details = async (): Promise<void> => {
+      sendError(request, response, 404, "NOT_FOUND", message);
+    } else if (what === "plan") {
+      sendJson(request, response, 200, snapshots.plan(job));
+    } else {
       const history = snapshots.history(job);
-      while (!history.follow(FOLLOW_EVENTS) && !response.destroyed) await nextTurn();
-      answer(snapshots.details(job));
-    };
-    details().catch((error: unknown) => fail(request, response, error));
+      const details = async (): Promise<void> => {
+        while (!history.follow(FOLLOW_EVENTS) && !response.destroyed) await nextTurn();
+        sendJson(request, response, 200, snapshots.details(job));
+      };
+      details().catch((error: unknown) => fail(request, response, error));
+    }
   };
 
   const serveEvents = (request: IncomingMessage, response: ServerResponse): void => {
