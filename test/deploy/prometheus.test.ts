@@ -2,7 +2,8 @@ import { expect } from "chai";
 import { type JobHandle, RankmeshClient } from "../../client/index.ts";
 import { CliProcess, poll } from "../support/cli.ts";
 import { DASHBOARDS, filledIn, labelQuery, readDashboard } from "../support/dashboards.ts";
-import { missingPrometheus, Prometheus } from "../support/prometheus.ts";
+import { documentedQueries } from "../support/metrics-reference.ts";
+import { missingPrometheus, Prometheus, type Sample } from "../support/prometheus.ts";
 import { exportedNames, metricNames } from "../support/promql.ts";
 import { readRules } from "../support/rules.ts";
 
@@ -51,7 +52,7 @@ describe("a real Prometheus under deploy/prometheus", function () {
       steps: 10_000_000,
     });
     await poll(
-      async () => ((await samples("rankmesh_eval_loss")).length > 0 ? true : undefined),
+      async () => ((await prometheus.query("rankmesh_eval_loss")).length > 0 ? true : undefined),
       "evaluation of the job in Prometheus",
       60_000,
     );
@@ -98,9 +99,13 @@ describe("a real Prometheus under deploy/prometheus", function () {
     const dashboard = readDashboard(name);
 
     for (const { title, targets = [] } of dashboard.panels) {
-      for (const { refId, expr } of targets) {
+      for (const { refId, expr, legendFormat } of targets) {
         check(`has data for ${name}, panel "${title}", query ${refId}`, async () => {
-          await hasData(expr);
+          const found = await hasData(expr);
+          const inLegend = [...legendFormat.matchAll(/\{\{(\w+)\}\}/g)].map(([, label]) => label);
+          expect(
+            found.some(({ labels }) => inLegend.every((label) => (label ?? "") in labels)),
+          ).to.equal(true, `labels of ${legendFormat}`);
         });
       }
     }
@@ -135,17 +140,25 @@ describe("a real Prometheus under deploy/prometheus", function () {
     });
   }
 
+  for (const query of documentedQueries()) {
+    check(`answers ${query}`, async () => {
+      await hasData(query);
+    });
+  }
+
   check("raises no alarm for a job that runs well", async () => {
     expect(await prometheus.alerts()).to.deep.equal([]);
   });
 
   check("splits a rank's step time into phases that add up to it", async () => {
-    const [difference] = await samples(
+    const [difference] = await prometheus.query(
       `max(abs(sum by (rank) (rankmesh_train_phase_seconds_total) / sum by (rank) (rankmesh_train_step_duration_seconds_sum) - 1))`,
     );
     expect(difference?.value).to.be.below(1e-6);
     // Two ranks that split a matrix wait for each other.
-    const collective = await samples('rankmesh_train_phase_seconds_total{phase="collective"} > 0');
+    const collective = await prometheus.query(
+      'rankmesh_train_phase_seconds_total{phase="collective"} > 0',
+    );
     expect(collective.length).to.be.above(0);
   });
 
@@ -187,16 +200,14 @@ describe("a real Prometheus under deploy/prometheus", function () {
     return daemon;
   }
 
-  async function samples(expr: string): Promise<{ value: number }[]> {
-    return await prometheus.query(expr);
-  }
-
   /** Waits until an expression has a number. */
-  async function hasData(expr: string): Promise<void> {
+  async function hasData(expr: string): Promise<Sample[]> {
     const query = filled(expr);
-    await poll(
-      async () =>
-        (await samples(query)).some(({ value }) => !Number.isNaN(value)) ? true : undefined,
+    return await poll(
+      async () => {
+        const found = await prometheus.query(query);
+        return found.some(({ value }) => !Number.isNaN(value)) ? found : undefined;
+      },
       `data for ${query}`,
       30_000,
     );
