@@ -3,7 +3,7 @@ import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { copyCheckout, removeCheckout } from "../support/document-copy.ts";
-import { missingProgram } from "../support/document-programs.ts";
+import { missingProgram, standInsOf, writeStandIns } from "../support/document-programs.ts";
 import { DocumentSession } from "../support/document-session.ts";
 import { documentPaths, placeOf, readBlocks } from "../support/documents.ts";
 import { Host, hostFault } from "../support/host.ts";
@@ -27,7 +27,9 @@ for (const document of documentPaths()) {
       folder = await mkdtemp(join(tmpdir(), "rankmesh-docs-"));
       await copyCheckout(folder);
       host = await Host.start("docs");
-      session = new DocumentSession(host, folder);
+      const lastPath = join(folder, ".stand-ins");
+      await writeStandIns(lastPath);
+      session = new DocumentSession(host, folder, lastPath);
     });
 
     after(async () => {
@@ -36,14 +38,17 @@ for (const document of documentPaths()) {
     });
 
     let skipped: string | undefined;
+    let standIns: string[] = [];
     for (const block of blocks) {
       const { mark } = block;
       if (mark?.kind !== "output") {
         const needs = mark?.options.get("needs")?.split(",") ?? [];
         skipped = fault ?? missingProgram(needs);
+        standIns = standInsOf(needs);
       }
       const what = block.text.trim().split("\n")[0] ?? "";
-      const title = `${placeOf(block)} ${mark?.kind === "output" ? "shows what was written" : what}`;
+      const by = standIns.length === 0 ? "" : ` (by a stand-in for ${standIns.join(", ")})`;
+      const title = `${placeOf(block)} ${mark?.kind === "output" ? "shows what was written" : what}${by}`;
       if (skipped !== undefined) {
         it.skip(`${title} (${skipped})`);
         continue;

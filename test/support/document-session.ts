@@ -8,13 +8,14 @@ import type { CommandResult, Host } from "./host.ts";
 export class DocumentSession {
   readonly #host: Host;
   readonly #folder: string;
-  readonly #env: NodeJS.ProcessEnv;
+  readonly #lastPath: string;
   #last: CommandResult | undefined;
 
-  constructor(host: Host, folder: string, env: NodeJS.ProcessEnv = {}) {
+  /** @param lastPath folder with programs for commands that are not installed */
+  constructor(host: Host, folder: string, lastPath = "") {
     this.#host = host;
     this.#folder = folder;
-    this.#env = env;
+    this.#lastPath = lastPath;
   }
 
   /** @throws when the block does not do what its mark says */
@@ -34,10 +35,12 @@ export class DocumentSession {
     if (block.language !== "sh") throw new Error(`only sh blocks run, not ${block.language}`);
     const timeoutMs = Number(options.get("timeout") ?? "60") * 1000;
     const cwd = options.has("checkout") ? ROOT : this.#folder;
-    const runOptions = { cwd, env: this.#env, timeoutMs };
+    const runOptions = { cwd, lastPath: this.#lastPath, timeoutMs };
     if (options.has("background")) {
       const command = this.#host.start(scriptOf(block), runOptions);
-      await command.firstLine(timeoutMs);
+      const until = options.get("until");
+      if (until === undefined) await command.firstLine(timeoutMs);
+      else await command.waitFor(new RegExp(until), timeoutMs);
       return;
     }
     const result = await this.#host.run(scriptOf(block), runOptions);

@@ -4,7 +4,8 @@
  *
  * - `<!-- run -->`: bash runs the block, in order with the document's others, in one copy of the checkout.
  *   `needs=a,b`: programs, else skipped; `timeout=60`: seconds; `exit=1`: status it ends with; `lines=1`: only its first lines;
- *   `background`: goes on until the document ends, and counts as started at its first line on stdout;
+ *   `background`: goes on until the document ends; counts as started at its first line on stdout or, with `until=WORD`, when it
+ *   has written that;
  *   `checkout`: runs in the checkout itself, because it builds;
  *   `host=a`: not run with its document but by the test of two hosts, on that host.
  * - `<!-- run file=NAME -->`: the block is written to NAME. With `host=a,b` to both hosts.
@@ -34,7 +35,7 @@ export interface Block {
 }
 
 const OPTIONS: Readonly<Record<Mark["kind"], readonly string[]>> = {
-  run: ["needs", "timeout", "exit", "lines", "checkout", "background", "host", "file"],
+  run: ["needs", "timeout", "exit", "lines", "checkout", "background", "until", "host", "file"],
   output: ["stderr", "exact"],
 };
 

@@ -132,7 +132,8 @@ export class Host {
 
 export interface RunOptions {
   readonly cwd: string;
-  readonly env?: NodeJS.ProcessEnv;
+  /** Folder at the end of the search path. */
+  readonly lastPath?: string;
   /** @default 60_000 */
   readonly timeoutMs?: number;
 }
@@ -148,7 +149,7 @@ export class RunningCommand {
     this.#script = script;
     const wholeScript = `set -euo pipefail\ncd ${quoted(options.cwd)}\n${script}`;
     this.child = spawn("nsenter", [`--target=${init}`, ...NAMESPACES, "bash", "-c", wholeScript], {
-      env: { ...commandEnvironment(), ...options.env },
+      env: commandEnvironment(options.lastPath),
     });
     this.child.stdout.setEncoding("utf8").on("data", (text: string) => {
       this.stdout += text;
@@ -213,12 +214,17 @@ export class RunningCommand {
 }
 
 /** This process's environment without what is set for rankmesh; programs of the system before those of version managers. */
-function commandEnvironment(): NodeJS.ProcessEnv {
+function commandEnvironment(lastPath = ""): NodeJS.ProcessEnv {
   const env = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !/^(RANKMESH_|npm_|NODE_OPTIONS$)/i.test(name)),
   );
   const system = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
-  const path = [dirname(process.execPath), ...system, ...(process.env["PATH"] ?? "").split(":")];
+  const path = [
+    dirname(process.execPath),
+    ...system,
+    ...(process.env["PATH"] ?? "").split(":"),
+    lastPath,
+  ].filter(Boolean);
   return { ...env, PATH: [...new Set(path)].join(":"), npm_config_loglevel: "error" };
 }
 
