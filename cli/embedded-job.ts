@@ -1,17 +1,19 @@
 import { setTimeout as delay } from "node:timers/promises";
+import type { RankmeshClient } from "../client/client.ts";
 import type { JobHandle } from "../client/job-handle.ts";
 import { isTerminal, type Job } from "../client/job-types.ts";
-import type { Planner } from "../coordinator/planner.ts";
 import { RankmeshError } from "../shared/errors.ts";
 import type { JobSpecInput } from "../shared/job/job-spec.ts";
 import { followJob } from "./follow-job.ts";
 import { plural, printable } from "./format.ts";
-import { type LocalCluster, startLocalCluster } from "./local-cluster.ts";
+import { type LocalCoordinator, type LocalWorkers, startLocalWorkers } from "./local-cluster.ts";
 import type { LocalRank } from "./local-machine.ts";
 import { threadsPerRank } from "./machine.ts";
 import { Progress, type ProgressStream } from "./progress.ts";
 
 export interface EmbeddedJobOptions {
+  /** Has no workers but this job's. */
+  readonly coordinator: LocalCoordinator;
   readonly spec: JobSpecInput;
   /** Ranks of the job's mesh: one worker process each. */
   readonly ranks: readonly LocalRank[];
@@ -20,13 +22,9 @@ export interface EmbeddedJobOptions {
   readonly title: string;
   /** Whether to say which backend `auto` took, and why. @default true */
   readonly sayBackend?: boolean;
-  /** Folder that the spec's paths are relative to. */
-  readonly folder: string;
   readonly verbose: boolean;
   readonly stderr: ProgressStream;
   readonly signal: AbortSignal;
-  /** What compiles the job. @default planJob */
-  readonly planner?: Planner;
   /** Brings the running job to its end. @default followJob */
   readonly follow?: (handle: JobHandle, progress: Progress) => Promise<Job>;
 }
@@ -37,44 +35,44 @@ const LOSS_GRACE_MS = 10_000;
 const CANCEL_TIMEOUT_MS = 10_000;
 
 /**
- * Runs one job on a coordinator and workers of its own, which are gone when this returns or throws.
+ * Runs one job on workers of its own, which are gone when this returns or throws.
  * An abort of `signal` cancels the job; it is then returned as CANCELLED.
  *
  * @returns the ended job
  */
 export async function runEmbeddedJob(options: EmbeddedJobOptions): Promise<Job> {
-  const { stderr: stream, title, steps, ranks, folder, verbose, signal } = options;
+  const { coordinator, stderr: stream, title, steps, ranks, verbose, signal } = options;
+  const { client } = coordinator;
   const progress = new Progress({ stream, title, steps }).start();
   progress.status(`starting ${plural(ranks.length, "worker")}`);
   const threads = threadsPerRank(ranks.length);
-  const { planner } = options;
-  const starting = startLocalCluster({ ranks, threads, folder, verbose, planner, signal });
-  const cluster = await starting.catch((error: unknown) => {
+  const starting = startLocalWorkers(coordinator, { ranks, threads, verbose, signal });
+  const workers = await starting.catch((error: unknown) => {
     progress.end();
     throw error;
   });
   try {
     if (options.sayBackend ?? true) {
-      for (const line of await chosenBackends(cluster, signal)) progress.note(line);
+      for (const line of await chosenBackends(client, signal)) progress.note(line);
     }
     // All workers that there will ever be are here: what cannot start now never will.
-    const handle = await cluster.client.submit(options.spec, { signal, queue: false });
+    const handle = await client.submit(options.spec, { signal, queue: false });
     try {
       const ended = options.follow?.(handle, progress) ?? followJob(handle, progress, signal);
-      return await Promise.race([ended, lossUnnoticed(cluster)]);
+      return await Promise.race([ended, lossUnnoticed(workers)]);
     } catch (error) {
       if (!signal.aborted) throw error;
       return await cancelAndWait(handle);
     }
   } finally {
     progress.end();
-    await cluster.stop();
+    await workers.stop();
   }
 }
 
 /** What `auto` took, and why. */
-async function chosenBackends(cluster: LocalCluster, signal: AbortSignal): Promise<string[]> {
-  const workers = await cluster.client.workers({ signal });
+async function chosenBackends(client: RankmeshClient, signal: AbortSignal): Promise<string[]> {
+  const workers = await client.workers({ signal });
   const lines = workers.flatMap(({ backend, backendReason }) =>
     backendReason.startsWith("auto: ")
       ? [`backend ${backend}, ${printable(backendReason.replace("auto: ", ""))}`]
@@ -83,9 +81,9 @@ async function chosenBackends(cluster: LocalCluster, signal: AbortSignal): Promi
   return [...new Set(lines)];
 }
 
-async function lossUnnoticed(cluster: LocalCluster): Promise<never> {
+async function lossUnnoticed(workers: LocalWorkers): Promise<never> {
   try {
-    return await cluster.workerLost;
+    return await workers.lost;
   } catch (error) {
     await delay(LOSS_GRACE_MS, undefined, { ref: false });
     throw error;

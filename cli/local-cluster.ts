@@ -8,25 +8,40 @@ import { plural } from "./format.ts";
 import type { LocalRank } from "./local-machine.ts";
 import { WorkerProcess, workerExitError } from "./worker-process.ts";
 
-export interface LocalClusterOptions {
+export interface LocalCoordinatorOptions {
+  /** Folder that jobs' paths are relative to. */
+  readonly folder: string;
+  /** host:port of the status page and /metrics. @default a free port of loopback */
+  readonly http?: string;
+  /** Passes the coordinator's log on to stderr. */
+  readonly verbose: boolean;
+  /** What compiles jobs. @default planJob */
+  readonly planner?: Planner | undefined;
+}
+
+/** A coordinator in this process. */
+export interface LocalCoordinator {
+  readonly client: RankmeshClient;
+  readonly grpcAddress: string;
+  /** Of its status page. */
+  readonly pageUrl: string;
+  stop(): Promise<void>;
+}
+
+export interface LocalWorkersOptions {
   /** One worker process each. */
   readonly ranks: readonly LocalRank[];
   /** Threads of each rank. */
   readonly threads: number;
-  /** Folder that the job's paths are relative to. */
-  readonly folder: string;
-  /** Passes the daemons' logs on to stderr. */
+  /** Passes the workers' logs on to stderr. */
   readonly verbose: boolean;
-  /** What compiles jobs. @default planJob */
-  readonly planner?: Planner | undefined;
   readonly signal: AbortSignal;
 }
 
-export interface LocalCluster {
-  readonly client: RankmeshClient;
+export interface LocalWorkers {
   /** Rejects when a worker process ends on its own. Never fulfilled. */
-  readonly workerLost: Promise<never>;
-  /** Ends all of it; leaves no process. */
+  readonly lost: Promise<never>;
+  /** Ends them all; leaves no process. */
   stop(): Promise<void>;
 }
 
@@ -34,23 +49,49 @@ export interface LocalCluster {
 const START_TIMEOUT_MS = 60_000;
 const STOP_GRACE_MS = 5000;
 
-/**
- * A coordinator in this process and one worker process a rank, on free ports of loopback.
- *
- * @throws FailedPreconditionError when a worker ends or does not register in time; with its last log lines
- */
-export async function startLocalCluster(options: LocalClusterOptions): Promise<LocalCluster> {
+/** Starts a coordinator in this process, on a free port of loopback. */
+export async function startLocalCoordinator(
+  options: LocalCoordinatorOptions,
+): Promise<LocalCoordinator> {
   const coordinator = await startCoordinator({
     listen: "127.0.0.1:0",
-    http: "127.0.0.1:0",
+    http: options.http ?? "127.0.0.1:0",
     files: { kind: "any", baseDir: options.folder },
     logger: daemonLogger("coordinator", options.verbose ? "info" : "silent"),
     ...(options.planner === undefined ? {} : { planner: options.planner }),
   });
+  const { grpcAddress, pageUrl } = coordinator;
+  const client = new RankmeshClient({ address: grpcAddress });
+  return {
+    client,
+    grpcAddress,
+    pageUrl,
+    async stop() {
+      client.close();
+      await coordinator.stop(STOP_GRACE_MS);
+    },
+  };
+}
+
+/**
+ * Starts one worker process a rank, named worker-0, worker-1, ... They are all that the coordinator has: those that it had
+ * before are gone first.
+ *
+ * @throws FailedPreconditionError when a worker ends or does not register in time; with its last log lines
+ */
+export async function startLocalWorkers(
+  { client, grpcAddress }: LocalCoordinator,
+  options: LocalWorkersOptions,
+): Promise<LocalWorkers> {
+  const { signal } = options;
+  await untilWorkers(client, signal, {
+    holds: (count) => count === 0,
+    otherwise: (count) => `${plural(count, "worker")} of the run before did not leave`,
+  });
   const workers = options.ranks.map(
     ({ backend, device, memoryLimitBytes }, index) =>
       new WorkerProcess({
-        coordinator: coordinator.grpcAddress,
+        coordinator: grpcAddress,
         name: `worker-${index}`,
         backend,
         device,
@@ -59,45 +100,46 @@ export async function startLocalCluster(options: LocalClusterOptions): Promise<L
         ...(options.verbose ? { onLog: (line: string) => process.stderr.write(`${line}\n`) } : {}),
       }),
   );
-  const client = new RankmeshClient({ address: coordinator.grpcAddress });
   let stopping = false;
-  const workerLost = new Promise<never>((_, reject) => {
+  const lost = new Promise<never>((_, reject) => {
     for (const worker of workers) {
       void worker.exited.then((exit) => {
         if (!stopping) reject(workerExitError(exit));
       });
     }
   });
-  workerLost.catch(() => {}); // Told to whoever races with it; a loss after the last race is of no interest.
+  lost.catch(() => {}); // Told to whoever races with it; a loss after the last race is of no interest.
   const stop = async () => {
     stopping = true;
-    client.close();
     await Promise.all(workers.map((worker) => worker.stop(STOP_GRACE_MS)));
-    await coordinator.stop(STOP_GRACE_MS);
   };
+  const wanted = options.ranks.length;
+  const registered = untilWorkers(client, signal, {
+    holds: (count) => count >= wanted,
+    otherwise: (count) =>
+      `${count} of ${plural(wanted, "worker")} registered within ${START_TIMEOUT_MS} ms; run with --verbose to see their logs`,
+  });
   try {
-    await Promise.race([workersRegistered(client, options), workerLost]);
+    await Promise.race([registered, lost]);
   } catch (error) {
     await stop();
     throw error;
   }
-  return { client, workerLost, stop };
+  return { lost, stop };
 }
 
-async function workersRegistered(
+/** @throws FailedPreconditionError when the number of workers that are there does not hold in time */
+async function untilWorkers(
   client: RankmeshClient,
-  options: LocalClusterOptions,
+  signal: AbortSignal,
+  { holds, otherwise }: { holds(count: number): boolean; otherwise(count: number): string },
 ): Promise<void> {
-  const { ranks, signal } = options;
   const deadline = performance.now() + START_TIMEOUT_MS;
   for (;;) {
-    const registered = (await client.workers({ signal })).length;
-    if (registered >= ranks.length) return;
-    if (performance.now() > deadline) {
-      throw new FailedPreconditionError(
-        `${registered} of ${plural(ranks.length, "worker")} registered within ${START_TIMEOUT_MS} ms; run with --verbose to see their logs`,
-      );
-    }
+    const workers = await client.workers({ signal });
+    const count = workers.filter(({ state }) => state !== "lost").length;
+    if (holds(count)) return;
+    if (performance.now() > deadline) throw new FailedPreconditionError(otherwise(count));
     await delay(20, undefined, { signal }).catch(() => signal.throwIfAborted());
   }
 }

@@ -22,6 +22,7 @@ import {
 import { catchInterrupt } from "../interrupt.ts";
 import { type LoadedJob, loadJobFile } from "../job-file.ts";
 import { jobErrorText } from "../job-report.ts";
+import { startLocalCoordinator } from "../local-cluster.ts";
 import { localMachine } from "../local-machine.ts";
 import { quantity, wholeNumber } from "../option-values.ts";
 import { checkOutputFile, writeJsonFile } from "../output-file.ts";
@@ -104,24 +105,25 @@ async function generate(
       write: (text) => context.stdout.write(shown(text, context)),
       signal: interrupt.signal,
     });
+    const { verbose } = flags;
+    const coordinator = await startLocalCoordinator({ folder, verbose, planner });
     const job = await runEmbeddedJob({
+      coordinator,
       spec,
       ranks: machine.place(flags.tp),
       title: spec.name,
       steps,
-      folder,
       sayBackend: false,
-      verbose: flags.verbose,
+      verbose,
       stderr: context.stderr,
       signal: interrupt.signal,
-      planner,
       follow(handle, progress) {
         return continuation.run(handle, () => {
           progress.end();
           context.stdout.write(shown(flags.prompt, context));
         });
       },
-    });
+    }).finally(() => coordinator.stop());
     continuation.end();
     if (continuation.tokens.length > 0) context.stdout.write("\n");
     if (flags.json !== undefined)

@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import type { Command } from "commander";
 import { planJob } from "../../coordinator/planning/plan-job.ts";
 import { ResourceExhaustedError } from "../../shared/errors.ts";
@@ -10,6 +11,7 @@ import { EXIT, ExitRequest } from "../exit-codes.ts";
 import { plural } from "../format.ts";
 import { catchInterrupt, Interrupted } from "../interrupt.ts";
 import { jobErrorText } from "../job-report.ts";
+import { type LocalCoordinator, startLocalCoordinator } from "../local-cluster.ts";
 import { type LocalMachine, localMachine, type SharedMemory } from "../local-machine.ts";
 import { machineMemoryBytes } from "../machine.ts";
 import {
@@ -21,6 +23,7 @@ import {
 import { wholeNumber, wholeNumbers } from "../option-values.ts";
 import { checkOutputFile, writeJsonFile } from "../output-file.ts";
 import { backendOption, devicesOption } from "./backend-option.ts";
+import { pageOption } from "./page-option.ts";
 
 interface QuickstartFlags {
   readonly dim: number;
@@ -30,6 +33,8 @@ interface QuickstartFlags {
   readonly tp: readonly number[];
   readonly backend: string;
   readonly device: readonly string[];
+  readonly http: string;
+  readonly stay: boolean;
   readonly json?: string;
   readonly verbose: boolean;
 }
@@ -50,6 +55,8 @@ export function addQuickstartCommand(program: Command, context: CommandContext):
     .option("--tp <list>", "numbers of ranks, one run each", wholeNumbers(1, 1024), [1, 2, 4, 8])
     .addOption(backendOption())
     .addOption(devicesOption())
+    .addOption(pageOption())
+    .option("--stay", "keep the status page up after the last run, until Ctrl-C", false)
     .option("--json <file>", "write the results as JSON")
     .option("--verbose", "pass on the logs of coordinator and workers", false)
     .action((flags: QuickstartFlags) => quickstart(flags, context));
@@ -59,33 +66,69 @@ async function quickstart(flags: QuickstartFlags, context: CommandContext): Prom
   await checkOutputFile("--json", flags.json);
   const machine = await localMachine({ backends: [flags.backend], devices: flags.device });
   checkMemory(flags, machine, context);
+  const { verbose } = flags;
+  const coordinator = await startLocalCoordinator({
+    folder: process.cwd(),
+    http: flags.http,
+    verbose,
+  });
   const interrupt = catchInterrupt();
+  try {
+    context.stderr.write(`status page: ${coordinator.pageUrl}\n`);
+    const runs = await trainAll(flags, { machine, coordinator, context, signal: interrupt.signal });
+    const failed = runs.at(-1)?.job.state !== "SUCCEEDED";
+    if (!failed) printLines(context.stdout, summary(flags, runs));
+    if (flags.stay) {
+      context.stderr.write(`the status page stays at ${coordinator.pageUrl} until Ctrl-C\n`);
+      await aborted(interrupt.signal);
+    }
+    if (failed) throw new ExitRequest(EXIT.jobFailed);
+  } finally {
+    await coordinator.stop();
+    interrupt.dispose();
+  }
+}
+
+/** Trains on each number of ranks in turn, up to the first run that fails; writes the JSON, whatever came of it. */
+async function trainAll(
+  flags: QuickstartFlags,
+  {
+    machine,
+    coordinator,
+    context,
+    signal,
+  }: {
+    readonly machine: LocalMachine;
+    readonly coordinator: LocalCoordinator;
+    readonly context: CommandContext;
+    readonly signal: AbortSignal;
+  },
+): Promise<QuickstartRun[]> {
   const runs: QuickstartRun[] = [];
   try {
     for (const tensorParallel of flags.tp) {
       const job = await runEmbeddedJob({
+        coordinator,
         spec: jobSpec(flags, tensorParallel),
         ranks: machine.place(tensorParallel),
         steps: flags.steps,
         title: plural(tensorParallel, "rank"),
         sayBackend: runs.length === 0,
-        folder: process.cwd(),
         verbose: flags.verbose,
         stderr: context.stderr,
-        signal: interrupt.signal,
+        signal,
       });
-      if (interrupt.signal.aborted) throw new Interrupted();
+      if (signal.aborted) throw new Interrupted();
       runs.push({ tensorParallel, job });
       if (job.state !== "SUCCEEDED") {
         const why = job.error === undefined ? job.state : jobErrorText(job.error);
         context.stderr.write(
           `rankmesh: the run on ${plural(tensorParallel, "rank")} failed: ${why}\n`,
         );
-        throw new ExitRequest(EXIT.jobFailed);
+        break;
       }
     }
   } finally {
-    interrupt.dispose();
     if (flags.json !== undefined && runs.length > 0) {
       const { dim, hidden, batch, steps, backend } = flags;
       await writeJsonFile(
@@ -94,14 +137,23 @@ async function quickstart(flags: QuickstartFlags, context: CommandContext): Prom
       );
     }
   }
-  printLines(context.stdout, [
+  return runs;
+}
+
+function summary(flags: QuickstartFlags, runs: readonly QuickstartRun[]): string[] {
+  return [
     `iterations complete: ${plural(flags.steps, "step")} on each of ${flags.tp.join(", ")} ranks`,
     "",
     ...memoryTable(flags, runs),
     allAsPredicted(runs)
       ? "measured = predicted on every rank, initialisation included"
       : "measured differs from predicted: this is a fault of rankmesh",
-  ]);
+  ];
+}
+
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  await once(signal, "abort");
 }
 
 function jobSpec(flags: QuickstartFlags, tensorParallel: number): JobSpecInput {

@@ -9,15 +9,18 @@ import { runEmbeddedJob } from "../embedded-job.ts";
 import { catchInterrupt } from "../interrupt.ts";
 import { loadJobFile } from "../job-file.ts";
 import { jobResult } from "../job-result.ts";
+import { startLocalCoordinator } from "../local-cluster.ts";
 import { type LocalMachine, localMachine } from "../local-machine.ts";
 import { checkOutputFile, writeJsonFile } from "../output-file.ts";
 import { withRefusalsWritten } from "../refusal.ts";
 import { backendsOption, devicesOption } from "./backend-option.ts";
 import { finish } from "./job.ts";
+import { pageOption } from "./page-option.ts";
 
 interface RunFlags {
   readonly backend: readonly string[];
   readonly device: readonly string[];
+  readonly http: string;
   readonly json?: string;
   readonly verbose: boolean;
 }
@@ -34,6 +37,7 @@ export function addRunCommand(program: Command, context: CommandContext): void {
     )
     .addOption(backendsOption())
     .addOption(devicesOption())
+    .addOption(pageOption())
     .option("--json <file>", "write the result as JSON")
     .option("--verbose", "pass on the logs of coordinator and workers", false)
     .action((file: string, flags: RunFlags) => run(file, flags, context));
@@ -58,16 +62,23 @@ async function run(file: string, flags: RunFlags, context: CommandContext): Prom
         throw new InvalidArgumentError(loaded.locate([{ path: "data.stream", message }]));
       }
       const mesh = meshOn(machine, spec.mesh);
+      const { verbose } = flags;
+      const coordinator = await startLocalCoordinator({
+        folder: loaded.folder,
+        http: flags.http,
+        verbose,
+      });
+      context.stderr.write(`status page: ${coordinator.pageUrl}\n`);
       const job = await runEmbeddedJob({
+        coordinator,
         spec: { ...spec, mesh },
         ranks: machine.place(mesh.dataParallel * mesh.tensorParallel),
         title: spec.name,
         steps: spec.steps,
-        folder: loaded.folder,
-        verbose: flags.verbose,
+        verbose,
         stderr: context.stderr,
         signal: interrupt.signal,
-      });
+      }).finally(() => coordinator.stop());
       if (flags.json !== undefined) await writeJsonFile(flags.json, jobResult(job));
       finish(job, context, interrupt.signal);
     });
