@@ -36,28 +36,28 @@ export function jobTable(jobs: readonly Job[], nowMs: number, options: TableOpti
   const states = (job: Job) => STATE_PAINT[job.state];
   const columns: readonly Column<Job>[] = [
     { title: "job", cell: ({ jobId }) => oneLine(jobId) },
-    { title: "name", cell: ({ name }) => oneLine(name), min: 8, optional: 4 },
+    { title: "name", cell: ({ name }) => oneLine(name), min: 8, optional: 3 },
     { title: "state", cell: ({ state }) => state satisfies JobState, paint: states },
     {
       title: "age",
       cell: ({ createdAt }) => formatAge(createdAt, nowMs),
       align: "right",
-      optional: 2,
+      optional: 4,
     },
     { title: "steps", cell: ({ stepsDone, steps }) => `${stepsDone}/${steps}`, align: "right" },
     {
       title: "loss",
       cell: ({ lastLoss }) => (lastLoss === undefined ? "" : formatLoss(lastLoss)),
       align: "right",
-      optional: 1,
+      optional: 2,
     },
     {
       title: "mesh",
       cell: ({ mesh }) =>
         mesh === undefined ? "" : `${mesh.dataParallel} x ${mesh.tensorParallel}`,
-      optional: 3,
+      optional: 5,
     },
-    { title: "reason", cell: ({ reason }) => oneLine(reason), min: 12, optional: 5 },
+    { title: "reason", cell: ({ reason }) => oneLine(reason), min: 12, optional: 1 },
   ];
   return renderTable(columns, jobs, options);
 }

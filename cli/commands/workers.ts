@@ -55,10 +55,11 @@ export function workerTable(workers: readonly Worker[], options: TableOptions): 
       align: "right",
       optional: 1,
     },
+    { title: "job", cell: ({ jobId }) => oneLine(jobId ?? ""), min: 12 },
     {
-      title: "serves",
-      cell: ({ jobId, rank }) => (jobId === undefined ? "" : `${oneLine(jobId)} rank ${rank}`),
-      min: 12,
+      title: "rank",
+      cell: ({ jobId, rank }) => (jobId === undefined ? "" : String(rank)),
+      align: "right",
     },
     {
       title: "heartbeat",

@@ -11,7 +11,8 @@ import {
   RankmeshClient,
 } from "../../client/index.ts";
 import { caught } from "../support/caught.ts";
-import { CliProcess, jobFolder, poll, runCli } from "../support/cli.ts";
+import { CliProcess, jobFolder, onTerminal, poll, runCli } from "../support/cli.ts";
+import { FakeTerminal } from "../support/terminal.ts";
 
 const SPEC: JobSpecInput = {
   name: "small",
@@ -116,6 +117,23 @@ describe("daemons and the job commands", function () {
     expect(code).to.equal(130);
     expect(stderr).to.include('job watched goes on; "rankmesh job cancel watched" ends it');
     expect((await job.get()).state).to.equal("RUNNING");
+  });
+
+  it("draws charts of a watched job on a terminal, and leaves the picture there on Ctrl-C", async function () {
+    if (process.platform !== "linux") this.skip(); // Elsewhere `script` takes other flags.
+    const watch = onTerminal(["job", "watch", "watched", "--address", address], 100, 30);
+    await watch.waitFor(
+      /step time.*longest .*memory of each rank.*0 left {2}cpu .* of .*RUNNING/s,
+    );
+    watch.child.stdin.write("\x03");
+    const { code, stdout } = await watch.ended;
+    expect(code, stdout).to.equal(130);
+    const terminal = new FakeTerminal(100, 30);
+    terminal.write(stdout.replaceAll("\r\n", "\n"));
+    const lines = terminal.text.split("\n");
+    expect(lines[0]).to.match(/^watching job watched; Ctrl-C detaches/);
+    expect(lines.filter((line) => line.startsWith("endless  RUNNING"))).to.have.length(1);
+    expect(lines.at(-2)).to.include('job watched goes on; "rankmesh job cancel watched" ends it');
   });
 
   it("queues a job that cannot start with the reason, or refuses it with --no-queue", async () => {

@@ -24,9 +24,17 @@ export class CliProcess {
   stdout = "";
   stderr = "";
 
-  constructor(args: readonly string[], options: { cwd?: string; env?: NodeJS.ProcessEnv } = {}) {
+  constructor(
+    args: readonly string[],
+    options: {
+      cwd?: string;
+      env?: NodeJS.ProcessEnv;
+      command?: readonly [string, ...string[]];
+    } = {},
+  ) {
     const env = { ...environment(), ...options.env };
-    this.child = spawn(process.execPath, [MAIN, ...args], { cwd: options.cwd ?? tmpdir(), env });
+    const [program, ...before] = options.command ?? [process.execPath, MAIN];
+    this.child = spawn(program, [...before, ...args], { cwd: options.cwd ?? tmpdir(), env });
     this.child.stdout.setEncoding("utf8").on("data", (text: string) => {
       this.stdout += text;
     });
@@ -63,6 +71,14 @@ export class CliProcess {
       () => `${this.stdout}${this.stderr}`,
     );
   }
+}
+
+/** `rankmesh ...` in a pseudo terminal of that size, by util-linux's `script`; what it writes is all on stdout. */
+export function onTerminal(args: readonly string[], columns: number, rows: number): CliProcess {
+  const words = [process.execPath, MAIN, ...args].map((word) => `'${word}'`).join(" ");
+  const line = `stty cols ${columns} rows ${rows}; exec ${words}`;
+  const env = { TERM: "xterm-256color", LC_ALL: "C.UTF-8", NO_COLOR: "" };
+  return new CliProcess(["-qefc", line, "/dev/null"], { env, command: ["script"] });
 }
 
 /** Runs a command to its end. @throws when it takes longer than the timeout; the process is killed then */

@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { followJob } from "../../../cli/follow-job.ts";
+import { type FollowOptions, followJob } from "../../../cli/follow-job.ts";
 import { Progress } from "../../../cli/progress.ts";
 import type { JobHandle } from "../../../client/job-handle.ts";
 import type { Job, JobEvent } from "../../../client/job-types.ts";
@@ -28,7 +28,10 @@ const JOB: Job = {
   endedAt: undefined,
 };
 
-function follow(events: (options: WatchOptions) => AsyncGenerator<JobEvent>) {
+function follow(
+  events: (options: WatchOptions) => AsyncGenerator<JobEvent>,
+  options?: FollowOptions,
+) {
   let text = "";
   const stream = {
     write(part: string) {
@@ -37,7 +40,10 @@ function follow(events: (options: WatchOptions) => AsyncGenerator<JobEvent>) {
   };
   const handle = { jobId: "job-1", get: async () => JOB, events } as unknown as JobHandle;
   const progress = new Progress({ stream, title: "long", steps: 3 });
-  return followJob(handle, progress, new AbortController().signal).then((job) => ({ job, text }));
+  return followJob(handle, progress, new AbortController().signal, options).then((job) => ({
+    job,
+    text,
+  }));
 }
 
 const base = { time: undefined } as const;
@@ -74,6 +80,18 @@ describe("following a job", () => {
     expect(job.loss).to.deep.equal([1, 2, 3]);
     expect(job.gradNorm).to.deep.equal([10, 20, 30]);
     expect(job.stepSeconds).to.deep.equal([0.1, 0.2, 0.3]);
+  });
+
+  it("keeps no more than the first loss of a watch, whose memory may not grow with the job", async () => {
+    const { job } = await follow(
+      async function* () {
+        for (const index of [0, 1, 2]) yield step(1 + index, index);
+        yield state(6, "SUCCEEDED");
+      },
+      { keepSteps: false },
+    );
+    expect(job.loss).to.deep.equal([1, 3]);
+    expect(job.stepSeconds).to.deep.equal([0.3]);
   });
 
   it("says once that the coordinator was lost, for each time that it is", async () => {

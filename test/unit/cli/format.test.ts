@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import {
+  formatAge,
   formatDuration,
   formatLoss,
   formatStepTime,
@@ -34,6 +35,23 @@ describe("formatting for people", () => {
       expect(formatDuration(seconds)).to.equal(text);
     });
   }
+
+  for (const [seconds, text] of [
+    [-5, "0s"],
+    [119, "119s"],
+    [120, "2m"],
+    [7199, "119m"],
+    [7200, "2h"],
+    [2 * 86_400, "2d"],
+  ] as const) {
+    it(`writes an age of ${seconds} seconds as ${text}`, () => {
+      expect(formatAge(new Date(1e12), 1e12 + seconds * 1000)).to.equal(text);
+    });
+  }
+
+  it("writes no age where the time is not known", () => {
+    expect(formatAge(undefined, 0)).to.equal("");
+  });
 
   for (const [loss, text] of [
     [0, "0.00000"],
