@@ -1,10 +1,11 @@
+import type { SyntaxNodeRef } from "@lezer/common";
 import { parser } from "@prometheus-io/lezer-promql";
 
 /** The metrics that an expression reads, in order of appearance. @throws when it is no PromQL */
 export function metricNames(expr: string): string[] {
   const names = new Set<string>();
   parser.parse(expr).iterate({
-    enter(node) {
+    enter(node: SyntaxNodeRef) {
       if (node.type.isError) throw new Error(`no PromQL at ${expr.slice(node.from)} in ${expr}`);
       if (node.name !== "VectorSelector") return;
       const { firstChild } = node.node;

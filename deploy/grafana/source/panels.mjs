@@ -53,6 +53,9 @@ export function stat(panel) {
       colorMode: "value",
       graphMode: "none",
       justifyMode: "auto",
+      orientation: "auto",
+      percentChangeColorMode: "standard",
+      showPercentChange: false,
       textMode: panel.queries.length > 1 || panel.named ? "value_and_name" : "value",
       wideLayout: true,
     },
@@ -70,6 +73,12 @@ export function gauges(panel) {
       displayMode: "basic",
       showUnfilled: true,
       valueMode: "color",
+      namePlacement: "auto",
+      sizing: "auto",
+      minVizWidth: 8,
+      minVizHeight: 16,
+      maxVizHeight: 300,
+      legend: { displayMode: "list", placement: "bottom", showLegend: false, calcs: [] },
       reduceOptions: { calcs: ["lastNotNull"], fields: "", values: false },
     },
   };
@@ -94,6 +103,10 @@ export function bars(panel) {
       barWidth: 0.9,
       showValue: "auto",
       stacking: "none",
+      fullHighlight: false,
+      xTickLabelMaxLength: 12,
+      xTickLabelRotation: 0,
+      xTickLabelSpacing: 0,
       legend: { displayMode: "list", placement: "bottom", showLegend: true, calcs: [] },
       tooltip: { mode: "multi", sort: "none" },
     },
@@ -105,16 +118,23 @@ export function table(panel) {
   const names = panel.columns.map(([label]) => label);
   return {
     type: "table",
-    ...common(panel, { custom: { align: "auto", filterable: true } }),
+    ...common(panel, {
+      custom: { align: "auto", cellOptions: { type: "auto" }, filterable: true, inspect: false },
+    }),
     targets: targets(panel, { instant: true, format: "table" }),
     transformations: [
       withoutTimes({
-        excluded: ["Value", "__name__"],
+        excluded: ["Value", "Value #A"],
         indexByName: Object.fromEntries(names.map((name, i) => [name, i])),
         renameByName: Object.fromEntries(panel.columns),
       }),
     ],
-    options: { showHeader: true, cellHeight: "sm", footer: { show: false, reducer: ["sum"] } },
+    options: {
+      showHeader: true,
+      frameIndex: 0,
+      cellHeight: "sm",
+      footer: { show: false, reducer: ["sum"] },
+    },
   };
 }
 
