@@ -4,6 +4,17 @@ import { WorkerMetrics } from "../../../worker/metrics.ts";
 const RANK = { jobId: "j", rank: 0, device: "d", backend: "b" };
 
 describe("WorkerMetrics", () => {
+  it("has steps and every phase at 0 from an assignment's beginning, so that the first ones count in a rate", async () => {
+    const metrics = new WorkerMetrics({ version: "1" });
+    metrics.startRank(RANK).setLimits(10, 5);
+    const text = await metrics.registry.metrics();
+    const labels = 'job_id="j",rank="0",device="d",backend="b"';
+    expect(text).to.include(`rankmesh_train_step{${labels}} 0\n`);
+    for (const phase of ["data", "compute", "device", "collective"])
+      expect(text).to.include(`phase_seconds_total{${labels},phase="${phase}"} 0\n`);
+    metrics.close();
+  });
+
   it("removes an assignment's series, and only those", async () => {
     const metrics = new WorkerMetrics({ version: "1" });
     const other = metrics.startRank({ ...RANK, rank: 1 });
