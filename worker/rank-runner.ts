@@ -176,8 +176,9 @@ export class RankRunner {
     if (freed) this.#options.reports.released();
   }
 
-  /** Whatever the rank is doing, down to waiting for its release, it cannot go on. */
+  /** Whatever the rank is doing, down to giving back its memory, it cannot go on. A lost device says so again and again. */
   #loseDevice(error: DeviceError): void {
+    if (this.#deviceLost !== undefined) return;
     this.#deviceLost = error;
     this.fail(error);
     if (this.#reported) this.#options.onDeviceLost(error);

@@ -119,6 +119,13 @@ describe("cuda ranks", function () {
 
   for (const [what, call, nth, status, name] of [
     ["a kernel fails", "cuLaunchKernel", 5, LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED"],
+    [
+      "a recording does not become a graph",
+      "cuGraphInstantiateWithFlags",
+      1,
+      LAUNCH_FAILED,
+      "CUDA_ERROR_LAUNCH_FAILED",
+    ],
     ["the device is lost", "cuStreamSynchronize", 3, LOST, "CUDA_ERROR_UNKNOWN"],
   ] as const) {
     it(`end when ${what}: the job fails by name, the worker is lost and unhealthy, the other goes on`, async () => {
@@ -136,6 +143,23 @@ describe("cuda ranks", function () {
       expect(await checkHealth(handles[0]?.grpcAddress ?? "")).to.equal("NOT_SERVING");
       device.clear();
       expect((await train(SPEC)).ranks[0]?.worker).to.equal("w1");
+    });
+  }
+
+  for (const call of ["cuGraphExecDestroy", "cuMemFree_v2", "cuModuleUnload"]) {
+    it(`are lost and unhealthy before the next job when the device is lost at ${call}, after the last one`, async () => {
+      const [handle] = await join(1);
+      device.fault(call, 1, LAUNCH_FAILED);
+      expect((await train(SPEC)).state).to.equal("JOB_STATE_SUCCEEDED");
+      await coordinator.until("its worker lost", async () => {
+        const [worker] = await coordinator.listWorkers();
+        return worker?.state === "lost";
+      });
+      const [worker] = await coordinator.listWorkers();
+      expect(worker?.lostReason).to.match(
+        /^device lost: cu\w+\(.*\) failed: CUDA_ERROR_LAUNCH_FAILED \(719\)/,
+      );
+      expect(await checkHealth(handle?.grpcAddress ?? "")).to.equal("NOT_SERVING");
     });
   }
 

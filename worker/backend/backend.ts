@@ -34,7 +34,10 @@ export interface Backend {
    * @throws RankmeshError when memory is refused.
    */
   load(program: Program, rank: number, exchange?: ExchangeOptions): LoadedProgram;
-  /** Gives back what it holds beside programs, all of which are disposed of. It may load again. */
+  /**
+   * Gives back what it holds beside programs, all of which are disposed of. It may load again.
+   * @throws DeviceError where the device is lost, when nothing is held any more
+   */
   close(): void;
 }
 

@@ -41,7 +41,7 @@ export interface ComputeOptions {
   readonly onEvaluation: (result: EvaluationResult) => void;
   /** The batch ring has room again. */
   readonly onBatchRoom: () => void;
-  /** This process cannot use its device any more. Called after all promises have rejected. */
+  /** This process cannot use its device any more. Called after all promises of work have rejected. */
   readonly onDeviceLost: (error: DeviceError) => void;
 }
 
@@ -213,7 +213,7 @@ export class ComputeProxy {
 
   /**
    * Frees the arena and ends the thread. The collectives must have been aborted; waits until none uses the arena.
-   * @throws InternalError when the thread ended without freeing, or kept memory
+   * @throws InternalError when the thread ended without freeing, or kept something
    */
   dispose(): Promise<void> {
     this.#disposed ??= this.#dispose();
@@ -269,16 +269,26 @@ export class ComputeProxy {
       case "aborted":
         return;
       case "disposed":
-        if (message.heldBytes === 0) this.#onDisposed?.resolve();
-        else {
-          const what = `the backend still holds ${message.heldBytes} bytes after its program was disposed of`;
-          this.#onDisposed?.reject(new InternalError(what));
-        }
+        this.#onAllGiven(message);
         return;
       default:
         this.#pending?.resolve(message);
         this.#pending = undefined;
     }
+  }
+
+  #onAllGiven({ heldBytes, error }: Extract<ComputeReply, { readonly kind: "disposed" }>): void {
+    const cause = error === undefined ? undefined : fromPlainError(error);
+    const lost = cause instanceof DeviceError && cause.fatal;
+    if (lost) this.#options.onDeviceLost(cause);
+    // What a lost device held is gone with it.
+    if (heldBytes === 0 && (cause === undefined || lost)) {
+      this.#onDisposed?.resolve();
+      return;
+    }
+    const what = `the backend still holds ${heldBytes} bytes after its program was disposed of`;
+    const why = cause === undefined ? "" : `: ${cause.message}`;
+    this.#onDisposed?.reject(new InternalError(`${what}${why}`, { cause }));
   }
 
   #startCollective(index: number): void {

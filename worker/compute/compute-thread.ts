@@ -1,5 +1,5 @@
 import { parentPort, workerData } from "node:worker_threads";
-import { FailedPreconditionError, InternalError } from "../../shared/errors.ts";
+import { DeviceError, FailedPreconditionError, InternalError } from "../../shared/errors.ts";
 import type { Backend, LoadedProgram } from "../backend/backend.ts";
 import { loadBackend } from "./backend-loader.ts";
 import { BatchRing } from "./batch-ring.ts";
@@ -127,13 +127,22 @@ class ComputeThread {
   }
 
   #dispose(): void {
-    try {
-      this.#loaded?.dispose();
-      this.#backend?.close();
-    } finally {
-      this.#loaded = undefined;
-      this.#reply({ kind: "disposed", heldBytes: this.#backend?.memory.currentBytes ?? 0 });
+    const errors: unknown[] = [];
+    for (const give of [() => this.#loaded?.dispose(), () => this.#backend?.close()]) {
+      try {
+        give();
+      } catch (error) {
+        errors.push(error);
+      }
     }
+    this.#loaded = undefined;
+    // That the device is lost is more than what it was asked for when it first showed.
+    const error = errors.find(isLoss) ?? errors[0];
+    this.#reply({
+      kind: "disposed",
+      heldBytes: this.#backend?.memory.currentBytes ?? 0,
+      error: error === undefined ? undefined : toPlainError(error),
+    });
   }
 
   #memory(): MemoryReport {
@@ -144,6 +153,10 @@ class ComputeThread {
       byKind: { ...memory?.byKind() },
     };
   }
+}
+
+function isLoss(error: unknown): boolean {
+  return error instanceof DeviceError && error.fatal;
 }
 
 function exchangeIds({ exchange }: LoadedProgram): Uint8Array {

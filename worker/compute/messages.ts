@@ -63,7 +63,12 @@ export type ComputeReply =
   /** The abort flag ended the request under way. */
   | { readonly kind: "aborted"; readonly step: number | undefined }
   | { readonly kind: "failed"; readonly error: PlainError }
-  | { readonly kind: "disposed"; readonly heldBytes: number };
+  /** `error` is what could not be given back, or what says that the device is lost. */
+  | {
+      readonly kind: "disposed";
+      readonly heldBytes: number;
+      readonly error: PlainError | undefined;
+    };
 
 /** Where the operands of collective i lie in this process; none where collectives run on the device. */
 export type CollectiveAddresses = readonly CollectiveOperands[];

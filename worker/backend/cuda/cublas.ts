@@ -2,7 +2,7 @@ import type { LibraryHandle } from "koffi";
 import { DeviceError } from "../../../shared/errors.ts";
 import type { Precision } from "../../../shared/program/program.ts";
 import type { Address } from "../kernels.ts";
-import { func, handleOf, intOf, showArgument } from "./driver.ts";
+import { func, handleOf, intOf, LOST_ADVICE, showArgument } from "./driver.ts";
 
 /** A row-major matrix product over device memory, on the compute stream. */
 export interface Product {
@@ -37,6 +37,8 @@ const COMPUTE_32F = 68;
 const COMPUTE_32F_FAST_TF32 = 77;
 const DEFAULT_ALGORITHM = -1;
 const ALLOC_FAILED = 3;
+/** A kernel of cuBLAS failed, and with it the context. */
+const EXECUTION_FAILED = 13;
 
 interface Calls {
   readonly create: (...args: unknown[]) => number;
@@ -138,18 +140,19 @@ function checked(
   name: string,
   kinds: string,
 ): (...args: unknown[]) => number {
-  const call = func(library, name, kinds);
+  const call = func(library, name, kinds, "install cuBLAS of CUDA 12 or 13");
   return (...args) => {
     const status = call(...args);
     if (status === 0) return 0;
     const what = names[status] ?? `cublasStatus_t ${status}`;
+    const fatal = status === EXECUTION_FAILED;
     throw new DeviceError(
-      `${name}(${args.map(showArgument).join(", ")}) failed: ${what} (${status})`,
+      `${name}(${args.map(showArgument).join(", ")}) failed: ${what} (${status})${fatal ? LOST_ADVICE : ""}`,
       {
         code: status === ALLOC_FAILED ? "RESOURCE_EXHAUSTED" : "UNAVAILABLE",
         call: name,
         status: what,
-        fatal: status === 13,
+        fatal,
       },
     );
   };

@@ -93,6 +93,7 @@ export class CudaBackend implements Backend {
   close(): void {
     const context = this.#context;
     this.#context = undefined;
-    context?.dispose();
+    const lost = context?.dispose();
+    if (lost !== undefined) throw lost;
   }
 }

@@ -89,9 +89,13 @@ export class CudaContext {
     }
   }
 
-  /** Gives everything back, as far as the device still answers. @throws DeviceError of the first call that fails */
-  dispose(): void {
-    runAll(this.#owned);
+  /**
+   * Gives everything back, as far as the device still answers.
+   * @returns what says that the device is lost, if it is
+   * @throws DeviceError of the first call that fails on a device that is not
+   */
+  dispose(): DeviceError | undefined {
+    return runAll(this.#owned);
   }
 
   /** Memory of the device that is in use now, by whomever. */
@@ -132,18 +136,19 @@ export class CudaContext {
 
 /**
  * Runs and forgets what was owned, last first; goes on over errors and throws the first. A lost device has lost what was on it,
- * so its saying so once more is no error.
+ * so its refusing is no error: it is returned.
  */
-export function runAll(owned: (() => void)[]): void {
+export function runAll(owned: (() => void)[]): DeviceError | undefined {
   let first: Error | undefined;
-  let lost = false;
+  let lost: DeviceError | undefined;
   for (const give of owned.splice(0).reverse()) {
     try {
       give();
     } catch (error) {
-      lost ||= error instanceof DeviceError && error.fatal;
+      if (error instanceof DeviceError && error.fatal) lost ??= error;
       first ??= error instanceof Error ? error : new InternalError(String(error));
     }
   }
-  if (first !== undefined && !lost) throw first;
+  if (first !== undefined && lost === undefined) throw first;
+  return lost;
 }

@@ -1,4 +1,8 @@
-import { FailedPreconditionError, InvalidArgumentError } from "../../../shared/errors.ts";
+import {
+  DeviceError,
+  FailedPreconditionError,
+  InvalidArgumentError,
+} from "../../../shared/errors.ts";
 import { quote } from "../../../shared/quote.ts";
 import { type Driver, handleOf, intOf } from "./driver.ts";
 
@@ -34,7 +38,7 @@ const LEAST_CAPABILITY = 75;
  * @throws FailedPreconditionError when there is none; InvalidArgumentError for one that is not there, with those that are
  */
 export function findDevice(driver: Driver, choice: string): CudaDevice {
-  driver.cuInit(0);
+  initialize(driver);
   const count = intOf((out) => driver.cuDeviceGetCount(out));
   if (count === 0) {
     throw new FailedPreconditionError(
@@ -63,6 +67,19 @@ export function findDevice(driver: Driver, choice: string): CudaDevice {
 /** `9.0` */
 export function capability({ computeCapability }: Pick<CudaDevice, "computeCapability">): string {
   return (computeCapability / 10).toFixed(1);
+}
+
+/** What a driver without a GPU, or unlike the kernel's part of it, says first of all. */
+function initialize(driver: Driver): void {
+  try {
+    driver.cuInit(0);
+  } catch (cause) {
+    if (!(cause instanceof DeviceError)) throw cause;
+    throw new FailedPreconditionError(
+      `cuda backend: cuInit(0) failed: ${cause.status}; check that nvidia-smi shows a GPU here, and CUDA_VISIBLE_DEVICES`,
+      { cause },
+    );
+  }
 }
 
 function onlyOne<T>(found: readonly T[]): T | undefined {

@@ -133,6 +133,9 @@ const FATAL = new Set([
   46, 101, 201, 214, 219, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 720, 721, 999,
 ]);
 
+export const LOST_ADVICE =
+  "; the device is lost to this process: restart the worker, and look at the kernel log (dmesg) for an Xid";
+
 const drivers = new WeakMap<LibraryHandle, Driver>();
 
 /** Binds the driver's functions. @throws FailedPreconditionError naming a function that an old driver lacks */
@@ -157,11 +160,16 @@ export function bindDriver(library: LibraryHandle): Driver {
   return driver;
 }
 
-/** A function that returns a status. @throws FailedPreconditionError where the library lacks it */
+/**
+ * A function that returns a status.
+ * @param advice what to do where there is none
+ * @throws FailedPreconditionError where the library lacks it
+ */
 export function func(
   library: LibraryHandle,
   name: string,
   kinds: string,
+  advice = "install a driver of CUDA 12 or newer",
 ): (...args: unknown[]) => number {
   try {
     return library.func(
@@ -170,10 +178,9 @@ export function func(
       [...kinds].map((kind) => TYPES[kind] ?? kind),
     ) as (...args: unknown[]) => number;
   } catch (cause) {
-    throw new FailedPreconditionError(
-      `cuda backend: this host's CUDA has no ${name}; install a driver of CUDA 12 or newer`,
-      { cause },
-    );
+    throw new FailedPreconditionError(`cuda backend: this host's CUDA has no ${name}; ${advice}`, {
+      cause,
+    });
   }
 }
 
@@ -192,7 +199,7 @@ function cudaError(call: string, status: number, name: string, args: unknown[]):
     status === OUT_OF_MEMORY
       ? "; free memory on the device, or split the model over more ranks"
       : FATAL.has(status)
-        ? "; the device is lost to this process: restart the worker, and look at the kernel log (dmesg) for an Xid"
+        ? LOST_ADVICE
         : "";
   return new DeviceError(
     `${call}(${args.map(showArgument).join(", ")}) failed: ${name} (${status})${advice}`,

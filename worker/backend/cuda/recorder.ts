@@ -71,17 +71,18 @@ export class Recorder {
     } catch (error) {
       failed ??= { error };
     }
-    // What broke the recording says more than that it broke.
-    if (failed !== undefined) {
-      if (graph !== 0) driver.cuGraphDestroy(graph);
-      throw failed.error;
-    }
+    const owned = graph === 0 ? [] : [() => driver.cuGraphDestroy(graph)];
     try {
+      // What broke the recording says more than that it broke.
+      if (failed !== undefined) throw failed.error;
       const exec = handleOf((out) => driver.cuGraphInstantiateWithFlags(out, graph, 0n));
       this.#owned.push(() => driver.cuGraphExecDestroy(exec));
+      for (const give of owned.splice(0)) give();
       return exec;
-    } finally {
-      driver.cuGraphDestroy(graph);
+    } catch (error) {
+      // A device that is lost refuses this, too, and that is not what is to be told.
+      runAll(owned);
+      throw error;
     }
   }
 }

@@ -78,6 +78,33 @@ describe("a library of CUDA that is missing", () => {
   }
 });
 
+describe("a library of CUDA that does not do", () => {
+  afterEach(() => driver.clear());
+
+  for (const [variable, advice] of [
+    ["RANKMESH_CUDA_LIBRARY", "has no cuGetErrorName; install a driver of CUDA 12 or newer"],
+    ["RANKMESH_CUBLAS_LIBRARY", "has no cublasGetVersion_v2; install cuBLAS of CUDA 12 or 13"],
+  ] as const) {
+    it(`is told by the function that it lacks: ${variable}`, () => {
+      const known = process.env[variable];
+      process.env[variable] = "libm.so.6";
+      try {
+        expect(() => new CudaBackend()).to.throw(FailedPreconditionError, advice);
+      } finally {
+        process.env[variable] = known;
+      }
+    });
+  }
+
+  it("is a driver that sees no GPU: what to look at is said", () => {
+    driver.fault("cuInit", 1, 100);
+    expect(() => new CudaBackend()).to.throw(
+      FailedPreconditionError,
+      "cuda backend: cuInit(0) failed: CUDA_ERROR_NO_DEVICE; check that nvidia-smi shows a GPU here, and CUDA_VISIBLE_DEVICES",
+    );
+  });
+});
+
 describe("a call of the driver that fails", () => {
   afterEach(() => driver.clear());
 
@@ -113,7 +140,11 @@ describe("a call of the driver that fails", () => {
       expect(message).to.include(`${call}(`).and.include(`${name} (${status})`);
       expect(rest).to.include({ call, status: name, fatal });
       expect(code).to.equal(status === 2 ? "RESOURCE_EXHAUSTED" : "UNAVAILABLE");
-      backend.close();
+      // A device that is lost says so once more; the first call found none, and took nothing.
+      const last = caught(() => backend.close());
+      if (fatal && call !== "cuDevicePrimaryCtxRetain") {
+        expect(last).to.be.instanceOf(DeviceError).with.property("fatal", true);
+      } else expect(last).to.equal(undefined);
       driver.clear();
       expect(backend.memory.currentBytes).to.equal(0);
       expect(driver.leaks()).to.deep.equal([]);
