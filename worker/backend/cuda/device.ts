@@ -74,9 +74,9 @@ function initialize(driver: Driver): void {
   try {
     driver.cuInit(0);
   } catch (cause) {
-    if (!(cause instanceof DeviceError)) throw cause;
+    if (!(cause instanceof DeviceError) || cause.fatal) throw cause;
     throw new FailedPreconditionError(
-      `cuda backend: cuInit(0) failed: ${cause.status}; check that nvidia-smi shows a GPU here, and CUDA_VISIBLE_DEVICES`,
+      `cuda backend: ${cause.message}; check that nvidia-smi shows a GPU here, and CUDA_VISIBLE_DEVICES`,
       { cause },
     );
   }

@@ -100,7 +100,7 @@ describe("a library of CUDA that does not do", () => {
     driver.fault("cuInit", 1, 100);
     expect(() => new CudaBackend()).to.throw(
       FailedPreconditionError,
-      "cuda backend: cuInit(0) failed: CUDA_ERROR_NO_DEVICE; check that nvidia-smi shows a GPU here, and CUDA_VISIBLE_DEVICES",
+      "cuda backend: cuInit(0) failed: CUDA_ERROR_NO_DEVICE (100); check that nvidia-smi shows a GPU here, and CUDA_VISIBLE_DEVICES",
     );
   });
 });
