@@ -6,6 +6,11 @@ const RANKS = 'job_id="$job",rank=~"$rank"';
 /** Steps a second, of the rank that has reported fewest. */
 const PACE = `min(rate(rankmesh_train_step_duration_seconds_count{${JOB}}[$__rate_interval]))`;
 
+/** What a series came to in the time range: also of a job that has ended, whose series are gone. */
+const most = (metric, labels) => `max_over_time(${metric}{${labels}}[$__range])`;
+const DONE = `max(${most("rankmesh_train_step", JOB)})`;
+const TO_DO = `max(${most("rankmesh_train_steps", JOB)})`;
+
 export const training = dashboard({
   uid: "rankmesh-training",
   title: "rankmesh / Training",
@@ -36,9 +41,7 @@ export const training = dashboard({
         unit: "percentunit",
         min: 0,
         max: 1,
-        queries: [
-          query(`max(rankmesh_train_step{${JOB}}) / max(rankmesh_train_steps{${JOB}})`, "done"),
-        ],
+        queries: [query(`${DONE} / ${TO_DO}`, "done")],
         width: 4,
         height: 4,
       }),
@@ -46,10 +49,7 @@ export const training = dashboard({
         title: "Steps",
         description: "Optimizer steps done, and to do.",
         unit: "none",
-        queries: [
-          query(`max(rankmesh_train_step{${JOB}})`, "done"),
-          query(`max(rankmesh_train_steps{${JOB}})`, "of"),
-        ],
+        queries: [query(DONE, "done"), query(TO_DO, "of")],
         width: 5,
         height: 4,
       }),
@@ -60,7 +60,7 @@ export const training = dashboard({
         unit: "s",
         queries: [
           query(
-            `(max(rankmesh_train_steps{${JOB}}) - max(rankmesh_train_step{${JOB}})) / ${PACE}`,
+            `(max(rankmesh_train_steps{${JOB}}) - max(rankmesh_train_step{${JOB}}) > 0) / ${PACE} or vector(0)`,
             "left",
           ),
         ],
@@ -92,7 +92,7 @@ export const training = dashboard({
           { color: "green", value: null },
           { color: "red", value: 1 },
         ],
-        queries: [query(`max(rankmesh_train_nonfinite_steps_total{${JOB}})`, "steps")],
+        queries: [query(`max(${most("rankmesh_train_nonfinite_steps_total", JOB)})`, "steps")],
         width: 5,
         height: 4,
       }),
@@ -190,9 +190,12 @@ export const training = dashboard({
         min: 0,
         by: "rank",
         queries: [
-          query(`max by (rank) (rankmesh_rank_peak_memory_bytes{${RANKS}})`, "peak"),
-          query(`max by (rank) (rankmesh_rank_predicted_peak_memory_bytes{${RANKS}})`, "predicted"),
-          query(`max by (rank) (rankmesh_rank_memory_limit_bytes{${RANKS}})`, "limit"),
+          query(`max by (rank) (${most("rankmesh_rank_peak_memory_bytes", RANKS)})`, "peak"),
+          query(
+            `max by (rank) (${most("rankmesh_rank_predicted_peak_memory_bytes", RANKS)})`,
+            "predicted",
+          ),
+          query(`max by (rank) (${most("rankmesh_rank_memory_limit_bytes", RANKS)})`, "limit"),
         ],
         width: 10,
         height: 9,
@@ -211,8 +214,8 @@ export const training = dashboard({
         ],
         queries: [
           query(
-            `max by (rank) (rankmesh_rank_peak_memory_bytes{${RANKS}})
-             / max by (rank) (rankmesh_rank_memory_limit_bytes{${RANKS}})`,
+            `max by (rank) (${most("rankmesh_rank_peak_memory_bytes", RANKS)})
+             / max by (rank) (${most("rankmesh_rank_memory_limit_bytes", RANKS)})`,
             "rank {{rank}}",
           ),
         ],

@@ -17,7 +17,7 @@ const DATASOURCE = { type: "prometheus", uid: "${datasource}" };
 /** Ids of Grafana's units, as far as the dashboards use them. */
 const UNITS = ["none", "s", "bytes", "Bps", "percentunit"];
 const TYPES = ["row", "timeseries", "stat", "bargauge", "barchart", "table"];
-const VARIABLES = { job: "j", rank: ".*", __rate_interval: "20s" };
+const VARIABLES = { job: "j", rank: ".*", __rate_interval: "20s", __range: "5m" };
 
 describe("deploy/grafana", () => {
   it("holds the dashboards that its source gives", () => {
