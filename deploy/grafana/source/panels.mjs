@@ -133,7 +133,6 @@ export function table(panel) {
       showHeader: true,
       frameIndex: 0,
       cellHeight: "sm",
-      footer: { show: false, reducer: ["sum"] },
     },
   };
 }
