@@ -29,6 +29,8 @@ export interface ChartOptions {
   readonly title: string;
   readonly id: string;
   readonly format: (value: number) => string;
+  /** Shorter, for the axis. */
+  readonly tick: (value: number) => string;
   readonly fromZero: boolean;
 }
 
@@ -113,7 +115,7 @@ function columnsOf(series: readonly ChartSeries[]): Plot.AlignedData {
 }
 
 function plotOptions(
-  { format, fromZero }: ChartOptions,
+  { tick, fromZero }: ChartOptions,
   series: readonly ChartSeries[],
   width: number,
   read: (index: number | null | undefined) => void,
@@ -167,14 +169,14 @@ function plotOptions(
         ...axis,
         incrs: STEP_INCREMENTS,
         space: 56,
-        size: 26,
+        size: 22,
         values: (_, ticks) => ticks.map(stepTick),
       },
       {
         ...axis,
         space: 36,
         size: (self, labels) => axisWidth(self, labels),
-        values: (_, ticks) => ticks.map(format === undefined ? formatTick : format),
+        values: (_, ticks) => ticks.map(tick),
       },
     ],
     series: lines,

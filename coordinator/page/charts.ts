@@ -1,7 +1,7 @@
 import type { EvaluationView } from "./api.ts";
 import { type ChartData, type ChartSeries, lineChart } from "./chart.ts";
-import { el, type View } from "./dom.ts";
-import { formatLoss, formatRate, formatSeconds, plural } from "./format.ts";
+import { el, setAttributes, type View } from "./dom.ts";
+import { formatLoss, formatRate, formatSeconds, formatTick, plural } from "./format.ts";
 import type { StepPoint } from "./points.ts";
 
 export interface ChartsData {
@@ -16,7 +16,13 @@ export interface ChartsData {
 export function charts(): View<ChartsData> {
   const all = [
     {
-      chart: lineChart({ title: "Loss", id: "loss", format: formatLoss, fromZero: false }),
+      chart: lineChart({
+        title: "Loss",
+        id: "loss",
+        format: formatLoss,
+        tick: formatTick,
+        fromZero: false,
+      }),
       dataOf: lossChart,
     },
     {
@@ -24,6 +30,7 @@ export function charts(): View<ChartsData> {
         title: "Step time",
         id: "step-time",
         format: formatSeconds,
+        tick: formatSeconds,
         fromZero: true,
       }),
       dataOf: stepTimeChart,
@@ -33,6 +40,7 @@ export function charts(): View<ChartsData> {
         title: "Throughput",
         id: "throughput",
         format: formatRate,
+        tick: formatTick,
         fromZero: true,
       }),
       dataOf: throughputChart,
@@ -42,6 +50,7 @@ export function charts(): View<ChartsData> {
         title: "Gradient norm",
         id: "grad-norm",
         format: formatLoss,
+        tick: formatTick,
         fromZero: true,
       }),
       dataOf: gradNormChart,
@@ -53,6 +62,8 @@ export function charts(): View<ChartsData> {
     update(data) {
       element.hidden = data.points.length === 0;
       for (const { chart, dataOf } of all) chart.update(dataOf(data));
+      const shown = all.filter(({ chart }) => !chart.element.hidden).length;
+      setAttributes(element, { "data-count": shown });
     },
   };
 }

@@ -31,7 +31,9 @@ function eventRow(note: NoteView): View<NoteView> {
     state.update(note.state);
     badge = state.element;
   }
-  const rank = note.rank === null ? null : el("span", { class: "event-rank" }, `rank ${note.rank}`);
+  const { rank } = note;
+  const saysRank = rank !== null && !note.message.includes(`rank ${rank}`);
+  const who = saysRank ? el("span", { class: "event-rank" }, `rank ${rank}`) : null;
   const message = el("span", {}, note.message);
   return {
     element: el(
@@ -39,7 +41,7 @@ function eventRow(note: NoteView): View<NoteView> {
       {},
       el("td", { class: "event-time" }, time),
       el("td", {}, badge),
-      el("td", { class: "event-text" }, rank, message),
+      el("td", { class: "event-text" }, who, message),
     ),
     update() {
       setText(message, note.message);

@@ -36,6 +36,7 @@ export function formatTick(value: number): string {
 
 /** `148 ms`, `2.31 s`, `3 min 5 s`. */
 export function formatSeconds(seconds: number): string {
+  if (seconds === 0) return "0";
   if (seconds < 0.000_999_5) return `${(seconds * 1e6).toPrecision(3)} \u00b5s`;
   if (seconds < 0.999_5) return `${Number((seconds * 1000).toPrecision(3))} ms`;
   if (seconds < 59.95) return `${Number(seconds.toPrecision(3))} s`;
@@ -65,8 +66,8 @@ export function formatCount(count: number): string {
 
 export function formatPercent(ratio: number): string {
   const percent = ratio * 100;
-  if (percent > 0 && percent < 1) return "<1 %";
-  return `${percent < 99.5 ? Math.round(percent) : Math.floor(percent)} %`;
+  if (percent > 0 && percent < 1) return "<1%";
+  return `${percent < 99.5 ? Math.round(percent) : Math.floor(percent)}%`;
 }
 
 /** `12:03:20` in the reader's time zone; with the date where that is not today's. */

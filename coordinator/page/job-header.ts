@@ -179,7 +179,7 @@ const FIGURES: readonly {
   {
     name: "Step time",
     value: ({ job }) =>
-      job.stepSeconds === null ? undefined : [formatSeconds(job.stepSeconds), "median of the last"],
+      job.stepSeconds === null ? undefined : [formatSeconds(job.stepSeconds), "median of last 16"],
   },
   {
     name: "Samples/s",
@@ -200,10 +200,7 @@ const FIGURES: readonly {
         0,
         ...ranks.map(({ peakBytes, limitBytes }) => (limitBytes > 0 ? peakBytes / limitBytes : 0)),
       );
-      return [
-        formatBytes(peak),
-        used === 0 ? "a rank" : `a rank, ${formatPercent(used)} of its limit`,
-      ];
+      return [formatBytes(peak), used === 0 ? "of a rank" : `${formatPercent(used)} of its limit`];
     },
   },
   {

@@ -75,6 +75,7 @@ export function jobList(): View<ShownJobs> {
       none.hidden = jobs.length > 0;
       const command = none.querySelector("pre");
       if (command) setText(command, `npx rankmesh job submit JOB.yaml --address ${grpcAddress}`);
+      const focused = focusedJob(element);
       for (const group of groups) {
         const shown = jobs.filter((job) => group.states.includes(job.state));
         const total = group.states.reduce((sum, state) => sum + jobsByState[state], 0);
@@ -82,10 +83,25 @@ export function jobList(): View<ShownJobs> {
         setText(group.count, formatCount(total));
         group.items.update(shown.map((job) => ({ job, selected: job.jobId === selected })));
       }
+      refocus(element, focused);
       leftOut.hidden = jobsLeftOut === 0;
       setText(leftOut, `${plural(jobsLeftOut, "older job")} not listed`);
     },
   };
+}
+
+function focusedJob(list: Element): string | undefined {
+  const { activeElement } = document;
+  if (!(activeElement instanceof HTMLElement) || !list.contains(activeElement)) return undefined;
+  return activeElement.dataset["job"];
+}
+
+/** A job that goes from one group to another gets another link: the focus goes along. */
+function refocus(list: Element, jobId: string | undefined): void {
+  if (jobId === undefined || list.contains(document.activeElement)) return;
+  for (const link of list.querySelectorAll("a")) {
+    if (link.dataset["job"] === jobId) link.focus({ preventScroll: true });
+  }
 }
 
 function jobItem(): View<JobItem> {
@@ -99,6 +115,7 @@ function jobItem(): View<JobItem> {
     update({ job, selected }) {
       setAttributes(link, {
         href: jobHref(job.jobId),
+        "data-job": job.jobId,
         "aria-current": selected ? "true" : undefined,
         title: `${job.name} (${job.jobId})`,
       });

@@ -154,9 +154,9 @@ class Page {
     const now = new Date();
     this.#drawConnection(now);
     const model = this.#model;
-    setAttributes(byId("follow"), {
-      "aria-current": this.#pinned === undefined ? "true" : undefined,
-    });
+    const follows = this.#pinned === undefined;
+    setAttributes(byId("follow"), { "aria-current": follows ? "true" : undefined });
+    setText(byId("follow"), follows ? "following the newest" : "follow the newest");
     if (overview !== undefined) {
       this.#jobs.update({ overview, selected: model?.jobId });
       this.#workers.update(overview);
@@ -239,7 +239,7 @@ function newestJob(jobs: readonly JobLine[]): string | undefined {
 
 function titleMark({ state, steps, stepsDone }: JobLine): string {
   if (state !== "RUNNING") return state;
-  return steps === 0 ? "" : `${Math.floor((stepsDone / steps) * 100)} %`;
+  return steps === 0 ? "" : `${Math.floor((stepsDone / steps) * 100)}%`;
 }
 
 new Page();

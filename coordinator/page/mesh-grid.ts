@@ -71,7 +71,7 @@ function gridTable(mesh: MeshView, cells: readonly View<RankView>[]): HTMLElemen
       ...columns.flatMap((tp) => cells[dp * tensorParallel + tp]?.element ?? []),
     ),
   );
-  return el(
+  const grid = el(
     "table",
     { class: tensorParallel > ROOMY_COLUMNS ? "grid dense" : "grid" },
     el(
@@ -91,6 +91,8 @@ function gridTable(mesh: MeshView, cells: readonly View<RankView>[]): HTMLElemen
     ),
     el("tbody", {}, ...rows),
   );
+  grid.style.setProperty("--columns", String(tensorParallel));
+  return grid;
 }
 
 function axisLabel(short: string, long: string, index: number): HTMLElement {

@@ -65,8 +65,8 @@ function rankRow(): View<RankView> {
     "tr",
     {},
     rankNumber,
-    el("td", { class: "rank-who" }, worker, device, state),
-    el("td", { class: "rank-memory" }, bar, text),
+    el("td", { class: "rank-who" }, el("span", { class: "rank-name" }, worker, state), device),
+    el("td", { class: "rank-memory" }, text, bar),
   );
   return {
     element,
@@ -76,6 +76,7 @@ function rankRow(): View<RankView> {
       setAttributes(rankNumber, { title: `dp ${rank.dataParallel}, tp ${rank.tensorParallel}` });
       setText(worker, rank.worker);
       setText(device, deviceText(rank));
+      setAttributes(device, { title: deviceText(rank) });
       setAttributes(state, { "data-state": rank.state });
       setText(mark, RANK_MARKS[rank.state]);
       setText(stateText, rank.state);

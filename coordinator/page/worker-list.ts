@@ -13,7 +13,7 @@ export function workerList(): View<OverviewView> {
   const none = el(
     "div",
     { class: "empty" },
-    el("p", {}, "No worker has joined. Start one on each device:"),
+    el("p", {}, "No worker is here. Start one on each device:"),
     el("pre", { class: "command", tabindex: "0" }),
   );
   const list = el("ul", { class: "worker-list" });
@@ -45,7 +45,9 @@ function workerItem(): View<WorkerLine> {
     element,
     update(worker) {
       setText(name, worker.name);
-      setAttributes(element, { title: worker.backendReason || undefined });
+      setAttributes(element, {
+        title: [deviceText(worker), worker.backendReason].filter(Boolean).join("; "),
+      });
       setAttributes(badge, { "data-state": worker.state });
       setText(mark, MARKS[worker.state]);
       setText(state, worker.state);
