@@ -6,7 +6,9 @@ import { mkdtemp, readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
+import { poll } from "../support/cli.ts";
 import { copyCheckout, removeCheckout } from "../support/document-copy.ts";
+import { missingProgram } from "../support/document-programs.ts";
 import { DocumentSession } from "../support/document-session.ts";
 import { type Block, placeOf, readBlocks } from "../support/documents.ts";
 import { Host, hostFault } from "../support/host.ts";
@@ -48,7 +50,13 @@ describeHosts(`two hosts by ${DOCUMENT}${fault === undefined ? "" : ` (${fault})
 
   for (const block of readBlocks(DOCUMENT)) {
     for (const name of hostsOf(block)) {
-      it(`host ${name}, ${placeOf(block)}: ${firstLine(block)}`, async () => {
+      const title = `host ${name}, ${placeOf(block)}: ${titleOf(block)}`;
+      const missing = missingProgram(block.mark?.options.get("needs")?.split(",") ?? []);
+      if (missing !== undefined) {
+        it.skip(`${title} (${missing})`);
+        continue;
+      }
+      it(title, async () => {
         await required(sessions.get(name)).play(block);
       });
     }
@@ -66,6 +74,35 @@ describeHosts(`two hosts by ${DOCUMENT}${fault === undefined ? "" : ` (${fault})
     expect(alone.code, alone.stderr).to.equal(0);
     const oneHost = await readResult(join(checkout("a"), "alone.json"));
     expect(result.loss).to.deep.equal(oneHost.loss);
+  });
+
+  it("listens on the ports of the table, and only on the addresses that were given", async () => {
+    const prometheus = missingProgram(["prometheus"]) === undefined ? ["127.0.0.1:9090"] : [];
+    expect(await listeners(host("a"))).to.deep.equal([
+      ...prometheus,
+      "192.0.2.11:50051",
+      "192.0.2.11:50052",
+      "192.0.2.11:8080",
+      "192.0.2.11:8081",
+    ]);
+    expect(await listeners(host("b"))).to.deep.equal(["192.0.2.12:50052", "192.0.2.12:8081"]);
+  });
+
+  it("is scraped across the link", async function () {
+    if (missingProgram(["prometheus"]) !== undefined) return this.skip();
+    let said = "";
+    const query = "promtool query instant http://127.0.0.1:9090 'up{job=\"rankmesh-worker\"} == 1'";
+    await poll(
+      async () => {
+        said = (await host("a").run(`${query} || true`, { cwd: "/" })).stdout;
+        return /192\.0\.2\.11:8081/.test(said) && /192\.0\.2\.12:8081/.test(said)
+          ? true
+          : undefined;
+      },
+      "both workers in Prometheus",
+      60_000,
+      () => said,
+    );
   });
 
   it("fails a job in bounded time when the link is cut, and names the rank and the worker that are gone", async () => {
@@ -96,8 +133,25 @@ function hostsOf(block: Block): HostName[] {
   return NAMES.filter((name) => names.includes(name));
 }
 
-function firstLine(block: Block): string {
-  return block.text.trim().split("\n")[0] ?? "";
+function titleOf({ mark, text }: Block): string {
+  return mark?.kind === "output" ? "shows what was written" : (text.trim().split("\n")[0] ?? "");
+}
+
+/** `address:port` of what processes of a host listen on, in order. */
+async function listeners(host: Host): Promise<string[]> {
+  const { stdout } = await host.run("cat /proc/net/tcp /proc/net/tcp6", { cwd: "/" });
+  const LISTEN = "0A";
+  const found = [...stdout.matchAll(/^ *\d+: ([0-9A-F]+):([0-9A-F]{4}) \S+ (\S\S) /gm)];
+  return found
+    .filter(([, , , state]) => state === LISTEN)
+    .map(([, address = "", port = ""]) => `${dotted(address)}:${Number.parseInt(port, 16)}`)
+    .sort();
+}
+
+/** An IPv4 address from the kernel's hexadecimal form of it; another one as it is. */
+function dotted(hex: string): string {
+  if (hex.length !== 8) return hex;
+  return Buffer.from(hex, "hex").reverse().join(".");
 }
 
 interface Result {

@@ -26,6 +26,7 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
     probe: ["sh", "-c", "command -v grpc_python_plugin"],
     install: "apt-get install protobuf-compiler-grpc",
   },
+  prometheus: { probe: ["prometheus", "--version"], install: "apt-get install prometheus" },
   protoc: { probe: ["protoc", "--version"], install: "apt-get install protobuf-compiler" },
   curl: { probe: ["curl", "--version"], install: "apt-get install curl" },
 };

@@ -50,8 +50,15 @@ export function documentPaths(): string[] {
   return ["README.md", "CONTRIBUTING.md", ...below.sort()];
 }
 
+/** Blocks in their order; an output is for the hosts of the block that wrote it. */
 export function readBlocks(document: string): Block[] {
-  return blocksOf(document, readFileSync(join(ROOT, document), "utf8"));
+  let host: string | undefined;
+  return blocksOf(document, readFileSync(join(ROOT, document), "utf8")).map((block) => {
+    const { mark } = block;
+    if (mark?.kind === "run") host = mark.options.get("host");
+    if (mark?.kind !== "output" || host === undefined) return block;
+    return { ...block, mark: { ...mark, options: new Map([...mark.options, ["host", host]]) } };
+  });
 }
 
 /**
