@@ -21,6 +21,12 @@ export interface EventStreamLimits {
 
 export const STREAM_LIMITS: EventStreamLimits = { maxStreams: 100, slowMs: 15_000 };
 
+/** What streams tell of. */
+export type StreamSource = Pick<
+  Snapshots,
+  "instance" | "overview" | "job" | "history" | "jobView" | "rankViews"
+>;
+
 interface Stream {
   readonly response: ServerResponse;
   /** The job that it shows beside the overview. */
@@ -42,13 +48,13 @@ interface Stream {
  * current. So a client costs one round of messages at most, however slow it is.
  */
 export class EventStreams {
-  readonly #snapshots: Snapshots;
+  readonly #snapshots: StreamSource;
   readonly #limits: EventStreamLimits;
   readonly #streams = new Set<Stream>();
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
-  constructor(snapshots: Snapshots, limits: EventStreamLimits = STREAM_LIMITS) {
+  constructor(snapshots: StreamSource, limits: EventStreamLimits = STREAM_LIMITS) {
     this.#snapshots = snapshots;
     this.#limits = limits;
   }
@@ -188,7 +194,7 @@ class WatchedJob {
   readonly whole: () => string;
   readonly since: (afterId: number) => string;
 
-  constructor(job: Job, snapshots: Snapshots) {
+  constructor(job: Job, snapshots: StreamSource) {
     const history = snapshots.history(job);
     this.history = history;
     this.complete = history.follow(FOLLOW_EVENTS);

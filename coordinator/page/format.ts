@@ -19,7 +19,7 @@ export function formatLoss(value: number | null): string {
   if (value === null) return "not finite";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e7 || size < 1e-4) return value.toExponential(3).replace("-", "\u2212");
+  if (size >= 1e7 || size < 1e-4) return minus(value.toExponential(3));
   return minus(Number(value.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 6 }));
 }
 
@@ -88,5 +88,5 @@ function trimmed(value: number): string {
 }
 
 function minus(text: string): string {
-  return text.replace(/^-/, "\u2212");
+  return text.replaceAll("-", "\u2212");
 }

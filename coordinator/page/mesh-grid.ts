@@ -52,6 +52,13 @@ export function meshGrid(): View<MeshData> {
         shape = wanted;
         cells = ranks.map(() => rankCell());
         grid.replaceChildren(gridTable(mesh, cells));
+        // A wide one scrolls in its frame, by keyboard too.
+        const wide = mesh.tensorParallel > ROOMY_COLUMNS;
+        setAttributes(grid, {
+          role: wide ? "region" : undefined,
+          "aria-label": wide ? "Ranks of the mesh" : undefined,
+          tabindex: wide ? 0 : undefined,
+        });
       }
       ranks.forEach((rank, index) => {
         cells[index]?.update(rank);
