@@ -2,7 +2,10 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type Block, placeOf, ROOT } from "./documents.ts";
 import { outputFault } from "./expected-output.ts";
-import type { CommandResult, Host } from "./host.ts";
+import type { CommandResult, Host, RunOptions } from "./host.ts";
+
+/** What a worker logs when it has joined its coordinator. */
+const JOINED = "registered with the coordinator";
 
 /** Runs marked blocks of one document in their order, in one folder of one host. */
 export class DocumentSession {
@@ -27,30 +30,59 @@ export class DocumentSession {
   async #run(block: Block, options: ReadonlyMap<string, string>): Promise<void> {
     const file = options.get("file");
     if (file !== undefined) {
-      const path = join(this.#folder, file);
-      await mkdir(dirname(path), { recursive: true });
-      await writeFile(path, block.text);
+      await this.#write(file, block.text);
       return;
     }
-    if (block.language !== "sh") throw new Error(`only sh blocks run, not ${block.language}`);
     const timeoutMs = Number(options.get("timeout") ?? "60") * 1000;
     const cwd = options.has("checkout") ? ROOT : this.#folder;
     const runOptions = { cwd, lastPath: this.#lastPath, timeoutMs };
     if (options.has("background")) {
-      const command = this.#host.start(scriptOf(block), runOptions);
-      const until = options.get("until");
-      if (until === undefined) await command.firstLine(timeoutMs);
-      else await command.waitFor(new RegExp(until), timeoutMs);
+      await this.#startDaemon(scriptOf(block), options.get("until"), runOptions);
       return;
     }
-    const result = await this.#host.run(scriptOf(block), runOptions);
-    this.#last = result;
-    const wanted = Number(options.get("exit") ?? "0");
-    if (result.code !== wanted) {
-      throw new Error(
-        `${placeOf(block)} ended with ${result.code ?? result.signal}, not ${wanted}:\n${block.text}${result.stdout}${result.stderr}`,
-      );
+    if (options.has("terminals")) {
+      for (const line of block.text.split("\n").filter(Boolean)) {
+        const daemon = /^npx rankmesh (coordinator|worker) /.exec(line)?.[1];
+        if (daemon === undefined) await this.#command(block, line, 0, runOptions);
+        else await this.#startDaemon(line, daemon === "worker" ? JOINED : undefined, runOptions);
+      }
+      return;
     }
+    const script = await this.#scriptFor(block);
+    await this.#command(block, script, Number(options.get("exit") ?? "0"), runOptions);
+  }
+
+  async #write(file: string, text: string): Promise<void> {
+    const path = join(this.#folder, file);
+    await mkdir(dirname(path), { recursive: true });
+    await writeFile(path, text);
+  }
+
+  async #scriptFor(block: Block): Promise<string> {
+    if (block.language === "sh") return scriptOf(block);
+    if (block.language !== "js" && block.language !== "ts")
+      throw new Error(`${placeOf(block)}: sh, js and ts run, not ${block.language}`);
+    await this.#write("example.mjs", block.text);
+    return "node example.mjs\n";
+  }
+
+  async #startDaemon(
+    script: string,
+    until: string | undefined,
+    options: RunOptions & { readonly timeoutMs: number },
+  ): Promise<void> {
+    const command = this.#host.start(script, options);
+    if (until === undefined) await command.firstLine(options.timeoutMs);
+    else await command.waitFor(new RegExp(until), options.timeoutMs);
+  }
+
+  async #command(block: Block, script: string, wanted: number, options: RunOptions): Promise<void> {
+    const result = await this.#host.run(script, options);
+    this.#last = result;
+    if (result.code === wanted) return;
+    throw new Error(
+      `${placeOf(block)} ended with ${result.code ?? result.signal}, not ${wanted}:\n${script}${result.stdout}${result.stderr}`,
+    );
   }
 
   #compare(block: Block, options: ReadonlyMap<string, string>): void {

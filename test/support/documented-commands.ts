@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
+import { parse } from "yaml";
 import { usageFault } from "./command-line.ts";
 import { blocksOf, ROOT } from "./documents.ts";
 import { commandsOf } from "./shell-words.ts";
@@ -122,6 +123,7 @@ export function commandFault(
       : `npx ${tool} is not installed`;
   }
   if (name === "npm") return npmFault(program, rest);
+  if (name === "docker" && rest[0] === "compose") return composeFault(rest.slice(1));
   return OTHER_PROGRAMS.has(name) ? undefined : `${name} is no program that documents call`;
 }
 
@@ -136,6 +138,33 @@ function npmFault(program: Command, words: readonly string[]): string | undefine
   const separator = words.indexOf("--");
   if (ours === undefined || separator < 0) return undefined;
   return usageFault(program, [...ours.split(" "), ...words.slice(separator + 1)]);
+}
+
+/** The file, its profiles and the service of `exec` and the like have to be there. */
+function composeFault(words: readonly string[]): string | undefined {
+  const rest = [...words];
+  const profiles: string[] = [];
+  let file = "docker-compose.yml";
+  while (rest[0]?.startsWith("-") === true) {
+    const [flag = "", value = ""] = rest.splice(0, 2);
+    if (flag === "-f") file = value;
+    else if (flag === "--profile") profiles.push(value);
+    else return `docker compose ${flag}: documents use -f and --profile alone`;
+  }
+  const path = join(ROOT, file);
+  if (!existsSync(path)) return `${file} does not exist`;
+  const { services } = parse(readFileSync(path, "utf8"), { merge: true }) as {
+    services: Readonly<Record<string, { profiles?: readonly string[] }>>;
+  };
+  const known = Object.values(services).flatMap((service) => service.profiles ?? []);
+  const missing = profiles.find((profile) => !known.includes(profile));
+  if (missing !== undefined) return `${file} has no profile ${missing}`;
+  const [command = "", ...args] = rest;
+  if (!["exec", "logs", "stop", "restart"].includes(command)) return undefined;
+  const service = args.find((word) => !word.startsWith("-"));
+  return service === undefined || service in services
+    ? undefined
+    : `${file} has no service ${service}`;
 }
 
 function scripts(): Readonly<Record<string, string>> {

@@ -2,10 +2,11 @@
  * Fenced blocks of the documents, and the marks that say what a test does with them. A mark is an HTML comment on the line
  * before the fence:
  *
- * - `<!-- run -->`: bash runs the block, in order with the document's others, in one copy of the checkout.
+ * - `<!-- run -->`: bash runs the block (node a js or ts block), in order with the document's others, in one copy of the checkout.
  *   `needs=a,b`: programs, else skipped; `timeout=60`: seconds; `exit=1`: status it ends with; `lines=1`: only its first lines;
  *   `background`: goes on until the document ends; counts as started at its first line on stdout or, with `until=WORD`, when it
  *   has written that;
+ *   `terminals`: a command a line, those of daemons as if each were in a terminal of its own;
  *   `checkout`: runs in the checkout itself, because it builds;
  *   `host=a`: not run with its document but by the test of two hosts, on that host.
  * - `<!-- run file=NAME -->`: the block is written to NAME. With `host=a,b` to both hosts.
@@ -35,7 +36,18 @@ export interface Block {
 }
 
 const OPTIONS: Readonly<Record<Mark["kind"], readonly string[]>> = {
-  run: ["needs", "timeout", "exit", "lines", "checkout", "background", "until", "host", "file"],
+  run: [
+    "needs",
+    "timeout",
+    "exit",
+    "lines",
+    "checkout",
+    "background",
+    "terminals",
+    "until",
+    "host",
+    "file",
+  ],
   output: ["stderr", "exact"],
 };
 
