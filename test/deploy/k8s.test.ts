@@ -5,8 +5,9 @@ import { parse } from "yaml";
 import { describedCommandLine } from "../support/command-line.ts";
 import { rootPath } from "../support/deploy.ts";
 import {
-  type Container,
+  containerOf,
   type DisruptionBudget,
+  environmentOf,
   isAllowed,
   type K8sObject,
   missingKubectl,
@@ -15,64 +16,21 @@ import {
   ofKind,
   type Pod,
   type PodMonitor,
+  ROLES,
+  type Role,
   render,
   type Service,
   type StatefulSet,
   selects,
+  setOf,
 } from "../support/k8s.ts";
 
 const OVERLAYS = ["overlays/cpu", "overlays/gpu"] as const;
-const ROLES = ["coordinator", "worker"] as const;
-
-type Role = (typeof ROLES)[number];
-
 const missing = missingKubectl();
 
 function check(title: string, run: () => void): void {
   if (missing === undefined) it(title, run);
   else it.skip(`${title} (${missing})`);
-}
-
-function setOf(objects: readonly K8sObject[], role: Role): StatefulSet {
-  const set = ofKind<StatefulSet>(objects, "StatefulSet").find(
-    ({ metadata }) => metadata.name === `rankmesh-${role}`,
-  );
-  if (set === undefined) throw new Error(`no StatefulSet rankmesh-${role}`);
-  return set;
-}
-
-function containerOf(set: StatefulSet): Container {
-  const { containers } = set.spec.template.spec;
-  const [container] = containers;
-  if (container === undefined || containers.length !== 1) {
-    throw new Error(`${containers.length} containers`);
-  }
-  return container;
-}
-
-/** Variables of a pod as Kubernetes sets them: earlier ones stand in later ones' values. */
-function environmentOf(set: StatefulSet, index: number): Map<string, string> {
-  const container = containerOf(set);
-  const values = new Map<string, string>();
-  for (const { name, value, valueFrom } of container.env) {
-    if (values.has(name)) throw new Error(`${name} is set twice`);
-    const field = valueFrom?.fieldRef?.fieldPath;
-    const resource = valueFrom?.resourceFieldRef?.resource;
-    if (field === "metadata.name") values.set(name, `${set.metadata.name}-${index}`);
-    else if (field === "metadata.namespace") values.set(name, set.metadata.namespace ?? "");
-    else if (resource === "limits.cpu") {
-      // Without a limit it would be the node's.
-      const cores = container.resources?.limits?.["cpu"];
-      if (cores === undefined) throw new Error(`${name} takes a limit that is not set`);
-      values.set(name, String(Math.ceil(Number(cores))));
-    } else if (value !== undefined) {
-      values.set(
-        name,
-        value.replace(/\$\((\w+)\)/g, (whole, of: string) => values.get(of) ?? whole),
-      );
-    } else throw new Error(`no value of ${name}: ${JSON.stringify(valueFrom)}`);
-  }
-  return values;
 }
 
 function variable(set: StatefulSet, name: string, index = 0): string {

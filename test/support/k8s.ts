@@ -7,6 +7,10 @@ import { rootPath } from "./deploy.ts";
 import { fixturePath } from "./fixtures.ts";
 import { type Schema, schemaFaults } from "./json-schema.ts";
 
+export const ROLES = ["coordinator", "worker"] as const;
+
+export type Role = (typeof ROLES)[number];
+
 export type Labels = Readonly<Record<string, string>>;
 
 export interface K8sObject {
@@ -207,4 +211,48 @@ function isOf(peer: Peer, pod: Pod, policyNamespace: string): boolean {
       ? pod.namespace === policyNamespace
       : selects(peer.namespaceSelector, pod.namespaceLabels);
   return isInNamespace && (peer.podSelector === undefined || selects(peer.podSelector, pod.labels));
+}
+
+/** The set of a role. */
+export function setOf(objects: readonly K8sObject[], role: Role): StatefulSet {
+  const set = ofKind<StatefulSet>(objects, "StatefulSet").find(
+    ({ metadata }) => metadata.name === `rankmesh-${role}`,
+  );
+  if (set === undefined) throw new Error(`no StatefulSet rankmesh-${role}`);
+  return set;
+}
+
+/** Its only container. */
+export function containerOf(set: StatefulSet): Container {
+  const { containers } = set.spec.template.spec;
+  const [container] = containers;
+  if (container === undefined || containers.length !== 1) {
+    throw new Error(`${containers.length} containers`);
+  }
+  return container;
+}
+
+/** Variables of the pod `index` as Kubernetes sets them: earlier ones stand in later ones' values. */
+export function environmentOf(set: StatefulSet, index: number): Map<string, string> {
+  const container = containerOf(set);
+  const values = new Map<string, string>();
+  for (const { name, value, valueFrom } of container.env) {
+    if (values.has(name)) throw new Error(`${name} is set twice`);
+    const field = valueFrom?.fieldRef?.fieldPath;
+    const resource = valueFrom?.resourceFieldRef?.resource;
+    if (field === "metadata.name") values.set(name, `${set.metadata.name}-${index}`);
+    else if (field === "metadata.namespace") values.set(name, set.metadata.namespace ?? "");
+    else if (resource === "limits.cpu") {
+      // Without a limit it would be the node's.
+      const cores = container.resources?.limits?.["cpu"];
+      if (cores === undefined) throw new Error(`${name} takes a limit that is not set`);
+      values.set(name, String(Math.ceil(Number(cores))));
+    } else if (value !== undefined) {
+      values.set(
+        name,
+        value.replace(/\$\((\w+)\)/g, (whole, of: string) => values.get(of) ?? whole),
+      );
+    } else throw new Error(`no value of ${name}: ${JSON.stringify(valueFrom)}`);
+  }
+  return values;
 }
