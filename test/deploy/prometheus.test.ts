@@ -3,7 +3,7 @@ import { type JobHandle, RankmeshClient } from "../../client/index.ts";
 import { CliProcess, poll } from "../support/cli.ts";
 import { DASHBOARDS, filledIn, labelQuery, readDashboard } from "../support/dashboards.ts";
 import { documentedQueries } from "../support/metrics-reference.ts";
-import { missingPrometheus, Prometheus, type Sample } from "../support/prometheus.ts";
+import { type Alert, missingPrometheus, Prometheus, type Sample } from "../support/prometheus.ts";
 import { exportedNames, metricNames } from "../support/promql.ts";
 import { readRules } from "../support/rules.ts";
 
@@ -167,14 +167,7 @@ describe("a real Prometheus under deploy/prometheus", function () {
 
   check("reports a killed worker as a rank that is down, then drops its target", async () => {
     daemons[2]?.cli.child.kill("SIGKILL");
-    const alert = await poll(
-      async () =>
-        (await prometheus.alerts()).find(
-          ({ labels, state }) => labels["alertname"] === "RankmeshRankDown" && state === "firing",
-        ),
-      "firing RankmeshRankDown",
-      60_000,
-    );
+    const alert = await firing("RankmeshRankDown");
     expect(alert.labels).to.include({ worker: "w1", rank: "1", job_id: job.jobId });
     expect(alert.annotations["summary"]).to.equal(`Rank 1 of job ${job.jobId} is down (worker w1)`);
     await poll(
@@ -189,10 +182,34 @@ describe("a real Prometheus under deploy/prometheus", function () {
     expect(left.sort()).to.deep.equal(["", "w0"]);
   });
 
+  check("reports a job whose loss has become NaN", async () => {
+    const { jobId } = await client.submit({
+      name: "diverges",
+      model: { mlp: { dims: [8, 8] } },
+      loss: "mse",
+      optimizer: { sgd: { lr: 1e30 } },
+      data: { batchSize: 8, random: { length: 8, seed: 1 } },
+      steps: 10_000_000,
+    });
+    const alert = await firing("RankmeshNonFiniteLoss");
+    expect(alert.labels).to.include({ job_id: jobId, severity: "critical" });
+  });
+
   /** A test that needs Prometheus. */
   function check(title: string, run: () => Promise<void> | void): void {
     if (missing === undefined) it(title, run);
     else it.skip(`${title} (${missing})`);
+  }
+
+  async function firing(name: string): Promise<Alert> {
+    return await poll(
+      async () =>
+        (await prometheus.alerts()).find(
+          ({ labels, state }) => labels["alertname"] === name && state === "firing",
+        ),
+      `firing ${name}`,
+      60_000,
+    );
   }
 
   async function start(args: readonly string[]): Promise<Daemon> {

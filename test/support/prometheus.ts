@@ -30,7 +30,8 @@ export interface Target {
   readonly discoveredLabels: Readonly<Record<string, string>>;
 }
 
-interface Alert {
+/** An alert that is raised, or about to be. */
+export interface Alert {
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
   readonly state: "pending" | "firing";

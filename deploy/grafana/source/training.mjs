@@ -86,7 +86,7 @@ export const training = dashboard({
       stat({
         title: "Non-finite steps",
         description:
-          "Steps whose loss or gradient norm was NaN or infinite. Weights that took one stay useless.",
+          "Steps whose loss or gradient norm was NaN or infinite. The first one ends the job.",
         unit: "none",
         thresholds: [
           { color: "green", value: null },
