@@ -94,6 +94,10 @@ deploy_packages() {
   command -v chromium >/dev/null || missing+=(chromium)
   command -v docker-compose >/dev/null || missing+=(docker-compose)
   command -v ip >/dev/null || missing+=(iproute2)
+  # Examples in Python of docs/api.md.
+  command -v protoc >/dev/null || missing+=(protobuf-compiler)
+  command -v grpc_python_plugin >/dev/null || missing+=(protobuf-compiler-grpc)
+  /usr/bin/python3 -c 'import grpc, google.protobuf' 2>/dev/null || missing+=(python3-grpcio python3-protobuf)
   [ ${#missing[@]} -gt 0 ] || return 0
   if can_apt; then
     apt_install "${missing[@]}" || say "apt-get could not install ${missing[*]}; tests that need them are skipped"

@@ -13,7 +13,7 @@
  * - `<!-- output -->`: what the block run last wrote to stdout; `stderr`: to stderr; `exact`: numbers too (`expected-output.ts`).
  */
 import { readdirSync, readFileSync, statSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { dirname, join } from "node:path";
 import { fixturePath } from "./fixtures.ts";
 
 /** The checkout. */
@@ -138,5 +138,5 @@ function markOf(kind: Mark["kind"], text: string, where: string): Mark {
 
 /** Where a block is, for titles and errors: `README.md:14`. */
 export function placeOf(block: Block): string {
-  return `${relative(".", block.document)}:${block.line}`;
+  return `${block.document}:${block.line}`;
 }
