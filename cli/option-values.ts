@@ -54,9 +54,9 @@ export function hostPort(text: string): string {
   return text;
 }
 
-/** `name` or `name,name`, added to those given before. */
+/** `name` or `name,name`, added to those given before; an empty text, as an unset variable of a compose file is, adds none. */
 export function hostNames(text: string, before: readonly string[] = []): string[] {
-  const names = text.split(",").map((name) => name.trim());
+  const names = text === "" ? [] : text.split(",").map((name) => name.trim());
   for (const name of names) {
     if (/^[^\s:/[\],]+$/.test(name)) continue;
     throw new InvalidArgumentError(

@@ -17,3 +17,4 @@ for (const name of readdirSync(source)) {
 for (const name of ["uPlot.iife.min.js", "uPlot.min.css"]) {
   copyFileSync(join(uplot, name), join(built, name));
 }
+copyFileSync(join(uplot, "..", "LICENSE"), join(built, "uPlot.LICENSE"));

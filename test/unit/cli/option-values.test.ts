@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { byteCount, hostPort, wholeNumber, wholeNumbers } from "../../../cli/option-values.ts";
+import { byteCount, hostNames, hostPort, wholeNumber, wholeNumbers } from "../../../cli/option-values.ts";
 
 describe("flag values", () => {
   for (const [text, bytes] of [
@@ -33,6 +33,14 @@ describe("flag values", () => {
     expect(hostPort("worker-1:0")).to.equal("worker-1:0");
     for (const text of ["worker-1", "worker-1:99999", ":1", "http://x:1"]) {
       expect(() => hostPort(text), text).to.throw("Write host:port");
+    }
+  });
+
+  it("takes names of hosts, several times or by commas, and none where a variable is empty", () => {
+    expect(hostNames("c.example", hostNames("a, b"))).to.deep.equal(["a", "b", "c.example"]);
+    expect(hostNames("")).to.deep.equal([]);
+    for (const text of ["a,,b", "http://a", "a:80", "a b", "[::1]"]) {
+      expect(() => hostNames(text), text).to.throw("Write a host name without port");
     }
   });
 });
