@@ -20,10 +20,9 @@ import {
 import { logLine } from "../job-view.ts";
 import { Pace } from "../pace.ts";
 import { bar } from "../terminal/bar.ts";
-import { lineChart } from "../terminal/line-chart.ts";
-import { Series } from "../terminal/series.ts";
 import { type Paint, paint, type TerminalStyle } from "../terminal/style.ts";
 import { cutText, textWidth } from "../terminal/text-width.ts";
+import { JobCharts } from "./job-charts.ts";
 import { type Layout, layoutOf } from "./layout.ts";
 import { type RankMemory, rankMemory, rankRows } from "./rank-rows.ts";
 
@@ -37,8 +36,6 @@ interface EventLine {
   readonly paint: Paint | undefined;
 }
 
-/** The first steps load pages, caches and connections: beside them the others would be a flat line. */
-const WARMUP_STEPS = 2;
 /** Of the last events, kept for the tallest terminal. */
 const MAX_EVENT_LINES = 16;
 
@@ -57,9 +54,7 @@ export const STATE_PAINT: Readonly<Record<JobState, Paint>> = {
  */
 export class JobPicture {
   readonly #job: Pick<Job, "jobId" | "name" | "steps">;
-  readonly #loss = new Series();
-  readonly #heldOut = new Series(256);
-  readonly #stepSeconds = new Series();
+  readonly #charts = new JobCharts();
   readonly #pace = new Pace();
   readonly #events: EventLine[] = [];
   #state: JobState;
@@ -69,8 +64,7 @@ export class JobPicture {
   readonly #workers = new Map<string, Worker>();
   #stepsDone = 0;
   #lastEvaluation: Evaluation | undefined;
-  #firstStepSeconds: number | undefined;
-  #notFinite: number | undefined;
+  #loss: number | undefined;
   #startedMs: number | undefined;
   #latestMs: number | undefined;
 
@@ -106,17 +100,14 @@ export class JobPicture {
   step({ step, loss, seconds, samplesPerSecond, time }: StepEvent): void {
     this.#stepsDone = step + 1;
     this.#latestMs = time?.getTime() ?? this.#latestMs;
-    this.#loss.push(step, loss);
+    this.#loss = loss;
+    this.#charts.step(step, loss, seconds);
     this.#pace.step({ seconds, samplesPerSecond });
-    if (!Number.isFinite(loss)) this.#notFinite ??= step;
-    if (step >= WARMUP_STEPS) this.#stepSeconds.push(step, seconds);
-    else if (step === 0) this.#firstStepSeconds = seconds;
   }
 
   evaluation(evaluation: Evaluation): void {
     this.#lastEvaluation = evaluation;
-    // Beside the loss of the last step before it.
-    this.#heldOut.push(Math.max(0, evaluation.step - 1), evaluation.loss);
+    this.#charts.evaluation(evaluation.step, evaluation.loss);
   }
 
   log({ level, rank, message, time }: LogEvent): void {
@@ -140,7 +131,7 @@ export class JobPicture {
     });
     return [
       ...head,
-      ...this.#charts(layout, columns, style),
+      ...this.#charts.lines(layout, columns, style),
       ...this.#rankLines(ranks, layout, columns, style),
       ...this.#eventLines(layout, style),
     ]
@@ -194,7 +185,7 @@ export class JobPicture {
   }
 
   #numbersLine(style: TerminalStyle): string {
-    const loss = this.#loss.last;
+    const loss = this.#loss;
     if (loss === undefined) return oneLine(this.#reason);
     const color = Number.isFinite(loss) ? undefined : "red";
     const parts = [paint(style, color, `loss ${formatLoss(loss)}`)];
@@ -207,59 +198,6 @@ export class JobPicture {
     parts.push(`${formatRate(this.#pace.samplesPerSecond)} samples/s`);
     parts.push(`${formatStepTime(this.#pace.secondsPerStep)} a step`);
     return parts.join("  ");
-  }
-
-  #charts(layout: Layout, columns: number, style: TerminalStyle): string[] {
-    const { charts, sideBySide, plotRows } = layout;
-    if (charts === 0) return [];
-    const gap = 3;
-    const width = sideBySide ? Math.floor((columns - gap) / 2) : columns;
-    const heldOut = this.#heldOut.buckets;
-    const loss = lineChart({
-      title: heldOut.length === 0 ? "loss" : `loss, ${style.unicode ? "\u25cf" : "o"} held-out`,
-      note: this.#lossNote(),
-      buckets: this.#loss.buckets,
-      marks: heldOut,
-      log: true,
-      paint: "cyan",
-      columns: width,
-      plotRows,
-      style,
-      format: axisNumber,
-    });
-    if (charts === 1) return ["", ...loss];
-    const time = lineChart({
-      title: "step time",
-      note: this.#stepTimeNote(),
-      buckets: this.#stepSeconds.buckets,
-      peaks: true,
-      minSpread: 0.1,
-      paint: "green",
-      columns: width,
-      plotRows,
-      style,
-      format: formatStepTime,
-    });
-    if (!sideBySide) return ["", ...loss, ...time];
-    return ["", ...loss.map((line, index) => `${line}${" ".repeat(gap)}${time[index] ?? ""}`)];
-  }
-
-  #lossNote(): string {
-    if (this.#notFinite !== undefined) return `not finite from step ${this.#notFinite + 1} on`;
-    const { first, last } = this.#loss;
-    if (first === undefined || last === undefined || this.#stepsDone < 2) return "";
-    return `${axisNumber(first)} -> ${axisNumber(last)}`;
-  }
-
-  #stepTimeNote(): string {
-    const { largest } = this.#stepSeconds;
-    const first = this.#firstStepSeconds;
-    const parts: string[] = [];
-    if (largest !== undefined) {
-      parts.push(`longest ${formatStepTime(largest.value)} (step ${largest.at + 1})`);
-    }
-    if (first !== undefined) parts.push(`first ${formatStepTime(first)}`);
-    return parts.join(", ");
   }
 
   #rankLines(
@@ -292,12 +230,4 @@ export class JobPicture {
     this.#events.push({ text: oneLine(`${when}${text}`), paint: color });
     if (this.#events.length > MAX_EVENT_LINES) this.#events.shift();
   }
-}
-
-/** At most seven columns: `2.314`, `-0.125`, `1.2e+5`. */
-function axisNumber(value: number): string {
-  const size = Math.abs(value);
-  if (!Number.isFinite(value)) return formatLoss(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e5)) return value.toExponential(1);
-  return value.toPrecision(4);
 }

@@ -173,7 +173,7 @@ describe("picture of a job", () => {
     picture.state(state("FAILED", 3, { error }));
     const text = picture.lines({ columns: 80, rows: 30 }, UNICODE).join("\n");
     expect(text).to.match(/^tiny-llama {2}FAILED/);
-    expect(text).to.match(/loss +not finite from step 2 on$/m);
+    expect(text).to.match(/loss +not finite at step 2$/m);
     expect(text).to.match(/^loss NaN /m);
     expect(text).to.match(/^03:04:08Z FAILED: loss is NaN at step 1$/m);
     expect(text).to.not.include("ETA");
