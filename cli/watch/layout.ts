@@ -64,8 +64,6 @@ export function layoutOf({ columns, rows, rankRows, events }: LayoutInput): Layo
       grown = false;
       for (const change of changes) {
         const next = change(layout);
-        // A part that was left out for want of room stays out.
-        if (next.rankRows > 0 && layout.rankRows === 0) continue;
         if (linesOf(next) === linesOf(layout) || !fits(next)) continue;
         layout = next;
         grown = true;
