@@ -6,7 +6,7 @@ import type { Snapshots } from "./snapshots.ts";
 /** How often open pages are told what is new. */
 const TICK_MS = 250;
 /** Events of a job's log taken in at once: some milliseconds of work. */
-export const FOLLOW_EVENTS = 10_000;
+export const FOLLOW_EVENTS = 5_000;
 /** A page that missed more events gets the job's whole history instead of what it missed. */
 const MAX_CATCH_UP_EVENTS = 2_000;
 /** A comment keeps proxies from closing a stream on which nothing happens. */

@@ -13,7 +13,18 @@ const WAIT = { timeout: UPDATES ? 500_000 : 120_000 };
 const SIZES = UPDATES
   ? { flags: ["--steps", "40", "--tp", "1,2,4,8"], tp: [1, 2, 4, 8], steps: 40 }
   : {
-      flags: ["--dim", "512", "--hidden", "512", "--steps", "12", "--tp", "1,2", "--backend", "cpu"],
+      flags: [
+        "--dim",
+        "512",
+        "--hidden",
+        "512",
+        "--steps",
+        "12",
+        "--tp",
+        "1,2",
+        "--backend",
+        "cpu",
+      ],
       tp: [1, 2],
       steps: 12,
     };
@@ -38,7 +49,7 @@ describe("the status page of a quickstart", function () {
   test("has one address for all runs, follows them live, and stays until Ctrl-C", async () => {
     quickstart = new CliProcess(["quickstart", ...SIZES.flags, "--stay"]);
     const [, url = ""] = await quickstart.waitFor(/^status page: (http:\S+)$/m);
-    const desktop = await openPage(browser, url, { viewport: { width: 1280, height: 1000 } });
+    const desktop = await openPage(browser, url, { viewport: { width: 1280, height: 960 } });
     const { page, faults } = desktop;
     const last = SIZES.tp.at(-1) ?? 1;
     // Nobody touches the page: it goes from run to run by itself.

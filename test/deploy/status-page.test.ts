@@ -166,6 +166,32 @@ describe("the status page in Chromium", function () {
     });
   });
 
+  test("names the rank that holds up the others while a step takes long", async () => {
+    let hangs = false;
+    await coordinator.joinMany(4, (rank) => ({
+      // In a ring each waits for the one before it: rank 2 alone waits for nobody.
+      waitingFor: () => (hangs && rank !== 2 ? String((rank + 3) % 4) : ""),
+      onStep: async (step) => {
+        if (step < 2) return { seconds: 0.01 };
+        hangs = true;
+        return "hang";
+      },
+    }));
+    await coordinator.submit(
+      smallJob(1, 4, { steps: 5, model: { feedForward: { dim: 8, hidden: 8 } } }),
+    );
+    await withPage(async (page) => {
+      await page
+        .getByText(/^No step for 0:\d\d: the others wait for rank 2 \(w2\)\.$/)
+        .waitFor(WAIT);
+      await page.locator('.cell[data-state="waited for"]').waitFor(WAIT);
+      expect(
+        await page.locator('.cell[data-state="waited for"] .cell-worker').allTextContents(),
+      ).to.deep.equal(["w2"]);
+      await shot(page, "waiting");
+    });
+  });
+
   test("says what a queued job waits for, and selects jobs by the address's hash", async () => {
     const { release, onStep } = gate(1);
     await coordinator.joinMany(1, () => ({ onStep }));

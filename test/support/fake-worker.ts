@@ -34,6 +34,8 @@ export interface Misbehaviour {
   ) => Partial<StepReport> | "hang" | undefined | Promise<Partial<StepReport> | "hang" | undefined>;
   /** Never says that it is ready. */
   readonly neverReady?: boolean;
+  /** Peers that its heartbeats say it waits for: `1,2`. */
+  readonly waitingFor?: () => string;
   /** Says nothing more after Register, not even heartbeats. */
   readonly silent?: boolean;
   /** Does not answer Abort and Release. */
@@ -174,7 +176,13 @@ export class FakeWorker {
         if (message.registered) {
           if (silent !== true) {
             this.#heartbeats = setInterval(
-              () => this.send({ heartbeat: { jobId: this.#current?.assign.jobId ?? "" } }),
+              () =>
+                this.send({
+                  heartbeat: {
+                    jobId: this.#current?.assign.jobId ?? "",
+                    waitingFor: this.#options.waitingFor?.() ?? "",
+                  },
+                }),
               heartbeatMs,
             );
           }
