@@ -122,9 +122,7 @@ describe("daemons and the job commands", function () {
   it("draws charts of a watched job on a terminal, and leaves the picture there on Ctrl-C", async function () {
     if (process.platform !== "linux") this.skip(); // Elsewhere `script` takes other flags.
     const watch = onTerminal(["job", "watch", "watched", "--address", address], 100, 30);
-    await watch.waitFor(
-      /step time.*longest .*memory of each rank.*0 left {2}cpu .* of .*RUNNING/s,
-    );
+    await watch.waitFor(/step time.*longest .*memory of each rank.*0 left {2}cpu .* of .*RUNNING/s);
     watch.child.stdin.write("\x03");
     const { code, stdout } = await watch.ended;
     expect(code, stdout).to.equal(130);
@@ -190,8 +188,11 @@ describe("daemons and the job commands", function () {
     expect(stdout.trimEnd().split("\n").at(-1)).to.match(/SUCCEEDED/);
     const list = JSON.parse((await rankmesh("job", "list", "--json")).stdout) as {
       jobId: string;
+      lastLoss: number | null;
     }[];
     const ids = list.map(({ jobId }) => jobId);
+    const { loss } = await client.get("later");
+    expect(list[ids.indexOf("later")]?.lastLoss).to.equal(loss.at(-1)).and.to.be.a("number");
     expect(ids.indexOf("later")).to.be.below(ids.indexOf("watched"));
     expect((await rankmesh("job", "list")).stdout).to.match(
       /^job +name +state +age +steps +loss +mesh +reason/,
