@@ -126,9 +126,8 @@ describe("the status page in Chromium", function () {
       ]);
       expect(await grid.getByRole("rowheader").allInnerTexts()).to.deep.equal(["dp 0", "dp 1"]);
       const cells = grid.getByRole("cell");
-      const levels = await grid
-        .locator(".cell")
-        .evaluateAll((all) => all.map((cell) => cell.getAttribute("data-level")));
+      const cellsDrawn = await grid.locator(".cell").all();
+      const levels = await Promise.all(cellsDrawn.map((cell) => cell.getAttribute("data-level")));
       expect(levels).to.deep.equal(["0", "1", "2", "3", "4", "5", "none", "0"]);
       // The first cell is the corner; rank 5 is at dp 1, tp 1.
       const text = await textOf(cells.filter({ hasText: "w5" }));
