@@ -2,6 +2,7 @@
  * The containers of deploy/k8s/overlays/cpu without Kubernetes: their own arguments and environment, as their own user, on
  * a read-only root, at the names that Kubernetes' DNS would give them.
  */
+import { spawnSync } from "node:child_process";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -36,7 +37,15 @@ const JOB = {
   output: { safetensors: "out.safetensors" },
 };
 
-const fault = missingKubectl() ?? hostFault();
+const USER = ["--reuid=1000", "--regid=1000", "--clear-groups"];
+
+/** Why a pod's user cannot run what is built here; undefined when it can. */
+function userFault(): string | undefined {
+  const { status } = spawnSync("setpriv", [...USER, process.execPath, MAIN, "--version"]);
+  return status === 0 ? undefined : "needs a checkout that user 1000 may read, and setpriv";
+}
+
+const fault = missingKubectl() ?? hostFault() ?? userFault();
 const describePods = fault === undefined ? describe : describe.skip;
 
 describePods(`pods of deploy/k8s${fault === undefined ? "" : ` (${fault})`}`, function () {
@@ -87,8 +96,7 @@ describePods(`pods of deploy/k8s${fault === undefined ? "" : ` (${fault})`}`, fu
         // The volume is not mounted at the root of this machine.
         name === "RANKMESH_DATA_ROOT" ? `${name}='${folder}/data'` : `${name}='${value}'`,
       );
-      const user =
-        "setpriv --reuid=1000 --regid=1000 --clear-groups --bounding-set=-all --no-new-privs";
+      const user = `setpriv ${USER.join(" ")} --bounding-set=-all --no-new-privs`;
       const command = host(at).start(
         `echo $$ > '${folder}/${role}-${index}.pid'
          exec ${user} env -i PATH="$PATH" ${variables.join(" ")} '${process.execPath}' '${MAIN}' ${args.join(" ")}`,

@@ -135,9 +135,11 @@ export interface Pod {
 
 /** Why manifests cannot be rendered here; undefined when they can. */
 export function missingKubectl(): string | undefined {
-  return spawnSync("kubectl", ["version", "--client"]).status === 0
+  const { stdout } = spawnSync("kubectl", ["version", "--client"], { encoding: "utf8" });
+  const kustomize = /Kustomize Version: v(\d+)/.exec(stdout ?? "")?.[1];
+  return Number(kustomize ?? 0) >= 5
     ? undefined
-    : "no kubectl: https://kubernetes.io/docs/tasks/tools/#kubectl says how to install it";
+    : "no kubectl of 1.27 or newer: https://kubernetes.io/docs/tasks/tools/#kubectl says how to install it";
 }
 
 /** The objects of a folder below deploy/k8s. */
