@@ -4,6 +4,7 @@
 # --tests: also what tests alone need, a C++ compiler and the CUDA look-alike that it builds.
 # --deploy: also what the tests of deploy/ and of the status page run: Prometheus, Chromium, docker-compose. Those that
 #   cannot be installed are left to the tests, which say what they skip.
+# --images: also what the test of the images runs: podman, buildah and what they need.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -106,6 +107,17 @@ deploy_packages() {
   fi
 }
 
+image_packages() {
+  local missing=() program
+  for program in podman buildah crun catatonit debootstrap; do
+    command -v "$program" >/dev/null || missing+=("$program")
+  done
+  command -v ip >/dev/null || missing+=(iproute2)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  # What is missing then, the test itself says.
+  if can_apt; then apt_install "${missing[@]}" || say "apt-get could not install ${missing[*]}"; fi
+}
+
 node_packages() {
   if ! [ -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
     say "installing npm packages (npm ci)"
@@ -120,6 +132,7 @@ if [ "${1:-}" = --tests ]; then FOR_TESTS=true; fi
 check_node
 system_packages
 if [ "${1:-}" = --deploy ]; then deploy_packages; fi
+if [ "${1:-}" = --images ]; then image_packages; fi
 node_packages
 if [ -n "$NO_BLAS_HINT" ]; then touch "$NO_BLAS_HINT"; fi
 [ -d dist/cli ] || say "building (npm run build)"
