@@ -3,8 +3,12 @@ import type { Job } from "../job/job.ts";
 import type { JobHistory } from "./job-history.ts";
 import type { Snapshots } from "./snapshots.ts";
 
-/** How often open pages are told what is new. */
+/** How often open pages are told what is new, unless that takes so long that it would hold up the ranks. */
 const TICK_MS = 250;
+const MAX_TICK_MS = 1_500;
+/** Pauses between rounds, as multiples of what a round took: pages get a small part of the process's time. */
+const REST_FACTOR = 24;
+const FOLLOW_REST_FACTOR = 3;
 /** Events of a job's log taken in at once: some milliseconds of work. */
 export const FOLLOW_EVENTS = 5_000;
 /** A page that missed more events gets the job's whole history instead of what it missed. */
@@ -24,7 +28,7 @@ export const STREAM_LIMITS: EventStreamLimits = { maxStreams: 100, slowMs: 15_00
 /** What streams tell of. */
 export type StreamSource = Pick<
   Snapshots,
-  "instance" | "overview" | "job" | "history" | "jobView" | "rankViews"
+  "instance" | "now" | "overview" | "job" | "history" | "jobView" | "rankViews"
 >;
 
 interface Stream {
@@ -41,7 +45,7 @@ interface Stream {
 }
 
 /**
- * Server-sent events to open pages: `overview`, and of one job `job`, `ranks`, `history` and `update`. Each is sent when it
+ * Server-sent events to open pages: `clock` first, then `overview`, and of one job `job`, `ranks`, `history` and `update`. Each is sent when it
  * differs from what was sent before. All streams are written on one timer, and what is alike for several is made once.
  *
  * Nothing is queued for a client: while it has not read what it was sent, it is sent nothing, and afterwards what is then
@@ -85,7 +89,7 @@ export class EventStreams {
       "cache-control": "no-store",
       "x-accel-buffering": "no",
     });
-    response.write("retry: 1000\n\n");
+    response.write(`retry: 1000\n\n${eventText("clock", JSON.stringify(this.#snapshots.now()))}`);
     this.#streams.add(stream);
     this.#arm(0);
   }
@@ -112,6 +116,7 @@ export class EventStreams {
   #tick(): void {
     const nowMs = performance.now();
     const watched = new Map<string, WatchedJob | undefined>();
+    const encoded = new Map<string, Buffer>();
     let overview: string | undefined;
     let complete = true;
     for (const stream of this.#streams) {
@@ -134,11 +139,22 @@ export class EventStreams {
       if (messages.length === 0 && nowMs - stream.lastWriteMs > KEEP_ALIVE_MS)
         messages.push(":\n\n");
       if (messages.length === 0) continue;
-      stream.response.write(messages.join(""));
+      const text = messages.join("");
+      let bytes = encoded.get(text);
+      if (bytes === undefined) {
+        bytes = Buffer.from(text);
+        encoded.set(text, bytes);
+      }
+      stream.response.write(bytes);
       stream.lastWriteMs = nowMs;
     }
+    const tookMs = performance.now() - nowMs;
     // A long log is taken in piece by piece, with the rest of the process in between.
-    this.#arm(complete ? TICK_MS : 1);
+    this.#arm(
+      complete
+        ? Math.min(Math.max(TICK_MS, tookMs * REST_FACTOR), MAX_TICK_MS)
+        : tookMs * FOLLOW_REST_FACTOR,
+    );
   }
 
   /** Whether a client has read what it was sent. One that does not for too long is cut off. */
@@ -168,7 +184,7 @@ export class EventStreams {
   #ifNew(stream: Stream, messages: string[], event: string, data: string): void {
     if (stream.sent.get(event) === data) return;
     stream.sent.set(event, data);
-    messages.push(`event: ${event}\ndata: ${data}\n\n`);
+    messages.push(eventText(event, data));
   }
 
   #historyOf(stream: Stream, messages: string[], { history, whole, since }: WatchedJob): void {
@@ -179,9 +195,14 @@ export class EventStreams {
     const isUpdate =
       cursor !== undefined && cursor < lastId && lastId - cursor <= MAX_CATCH_UP_EVENTS;
     const [event, data] = isUpdate ? ["update", since(cursor)] : ["history", whole()];
-    messages.push(`id: ${id}\nevent: ${event}\ndata: ${data}\n\n`);
+    messages.push(`id: ${id}\n${eventText(event, data)}`);
     stream.cursor = lastId;
   }
+}
+
+/** @param data JSON, and so without line ends */
+function eventText(event: string, data: string): string {
+  return `event: ${event}\ndata: ${data}\n\n`;
 }
 
 /** What streams of one job are sent in one round, made once. */

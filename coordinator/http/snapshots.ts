@@ -4,6 +4,7 @@ import type { Engine } from "../engine.ts";
 import type { WorkerView } from "../gang/worker-registry.ts";
 import type { Job } from "../job/job.ts";
 import type {
+  ClockView,
   JobDetails,
   JobLine,
   JobView,
@@ -51,6 +52,10 @@ export class Snapshots {
     this.#clock = options.clock;
     this.#version = options.version;
     this.#startedAt = new Date(options.clock().wallMs).toISOString();
+  }
+
+  now(): ClockView {
+    return { now: new Date(this.#clock().wallMs).toISOString() };
   }
 
   job(jobId: string): Job | undefined {

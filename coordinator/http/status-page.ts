@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { hostname } from "node:os";
-import { setImmediate as nextTurn } from "node:timers/promises";
+import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { HttpRoute } from "../../shared/http-server.ts";
 import { quote } from "../../shared/quote.ts";
@@ -37,6 +37,9 @@ const HEADERS: Readonly<Record<string, string>> = {
   "referrer-policy": "no-referrer",
   "cross-origin-resource-policy": "same-origin",
 };
+
+/** Between the pieces of a long log. */
+const FOLLOW_REST_MS = 10;
 
 const API = "/api/v1/";
 const ASSETS = "/assets/";
@@ -103,7 +106,7 @@ export function statusPage(options: StatusPageOptions): StatusPage {
     } else {
       const history = snapshots.history(job);
       const details = async (): Promise<void> => {
-        while (!history.follow(FOLLOW_EVENTS) && !response.destroyed) await nextTurn();
+        while (!history.follow(FOLLOW_EVENTS) && !response.destroyed) await delay(FOLLOW_REST_MS);
         sendJson(request, response, 200, snapshots.details(job));
       };
       details().catch((error: unknown) => fail(request, response, error));

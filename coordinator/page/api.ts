@@ -189,6 +189,11 @@ export interface ShardView {
   readonly layout: readonly string[];
 }
 
+/** Event `clock` of the stream, its first: the coordinator's time of day, as the browser's may be another. */
+export interface ClockView {
+  readonly now: string;
+}
+
 /** Event `overview` of the stream. */
 export interface OverviewView {
   readonly version: string;

@@ -1,10 +1,12 @@
-import type { HistoryView, JobView, OverviewView, RankView } from "./api.ts";
+import type { ClockView, HistoryView, JobView, OverviewView, RankView } from "./api.ts";
 
 export type ConnectionState = "connecting" | "live" | "lost";
 
 /** What the coordinator's stream tells, event by event. */
 export interface StreamHandlers {
   readonly state: (state: ConnectionState) => void;
+  /** The coordinator's clock, ahead of this machine's by so much. */
+  readonly clockAhead: (ms: number) => void;
   readonly overview: (overview: OverviewView) => void;
   readonly job: (job: JobView) => void;
   readonly ranks: (ranks: { readonly jobId: string; readonly ranks: readonly RankView[] }) => void;
@@ -49,7 +51,7 @@ export class Connection {
   }
 
   #open(): void {
-    const { state, gone, ...handlers } = this.#handlers;
+    const { state, gone, clockAhead, ...handlers } = this.#handlers;
     const query = this.#jobId === undefined ? "" : `?job=${encodeURIComponent(this.#jobId)}`;
     const source = new EventSource(`/api/v1/events${query}`);
     this.#source = source;
@@ -58,6 +60,7 @@ export class Connection {
         if (this.#source === source) handle(JSON.parse(message.data) as T);
       });
     };
+    on<ClockView>("clock", ({ now }) => clockAhead(Date.parse(now) - Date.now()));
     on("overview", handlers.overview);
     on("job", handlers.job);
     on("ranks", handlers.ranks);

@@ -16,7 +16,7 @@ import { stateBadge } from "./job-list.ts";
 export interface JobHeaderData {
   readonly job: JobView;
   readonly ranks: readonly RankView[];
-  /** By this machine's clock; the coordinator's may differ. */
+  /** By the coordinator's clock. */
   readonly now: Date;
 }
 

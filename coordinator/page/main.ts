@@ -37,6 +37,7 @@ class Page {
   #frame: number | undefined;
   #lostSince: Date | undefined;
   #announced = "";
+  #clockAheadMs = 0;
 
   constructor() {
     this.#details = el(
@@ -55,6 +56,9 @@ class Page {
     byId("job").append(this.#message, this.#details);
     this.#connection = new Connection({
       state: (state) => this.#connected(state),
+      clockAhead: (ms) => {
+        this.#clockAheadMs = ms;
+      },
       overview: (overview) => this.#hear(() => this.#takeOverview(overview)),
       job: (job) =>
         this.#hear(() => {
@@ -180,7 +184,7 @@ class Page {
       return;
     }
     const { ranks, points, evaluations, notes, plan } = model;
-    this.#header.update({ job, ranks, now });
+    this.#header.update({ job, ranks, now: new Date(now.getTime() + this.#clockAheadMs) });
     const chartsData = {
       points: points.all,
       stride: points.stride,

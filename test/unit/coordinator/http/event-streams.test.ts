@@ -10,6 +10,7 @@ function largeOverviews(bytes: number): StreamSource & { readonly made: () => nu
   let made = 0;
   const source = {
     instance: "abc",
+    now: () => ({ now: "2026-01-02T03:04:05.000Z" }),
     overview: () => {
       made += 1;
       return { made, padding: "x".repeat(bytes) };
@@ -75,7 +76,9 @@ describe("streams of events", () => {
       text += part;
     });
     await poll(() => (text.split("event: overview").length > 4 ? true : undefined), "overviews");
-    expect(text).to.contain("retry: 1000");
+    expect(text).to.contain(
+      'retry: 1000\n\nevent: clock\ndata: {"now":"2026-01-02T03:04:05.000Z"}\n\n',
+    );
     expect(streams.size).to.equal(1);
   });
 
