@@ -57,6 +57,9 @@ export interface WorkerHandle {
   readonly done: Promise<void>;
 }
 
+/** The coordinator has this long to take what a worker says as it ends. */
+const LAST_WORDS_MS = 1_000;
+
 /**
  * Starts a worker: it serves its peers, joins the coordinator as soon as that one is there, and computes one rank
  * at a time.
@@ -98,7 +101,7 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
     metrics,
     garbage: new BufferGarbage(),
     logger,
-    onFatal: (error) => ended.reject(error),
+    onFatal: (error) => giveUp(error),
     onDeviceLost: (error) => retire(error),
   });
   const server = new RpcServer({
@@ -158,6 +161,15 @@ export async function startWorker(options: WorkerOptions): Promise<WorkerHandle>
       { device: backend.device, call: error.call, status: error.status, reason: error.message },
       "the device is lost; this worker takes no more jobs: look at the device, then restart the worker",
     );
+  };
+
+  // The process ends, and with it whatever it still holds; the coordinator is told why.
+  const giveUp = (error: Error): void => {
+    server.setServing(false);
+    host.retire();
+    session.leave(error.message);
+    const told = Promise.race([serving, delay(LAST_WORDS_MS, undefined, { ref: false })]);
+    void told.catch(() => undefined).then(() => ended.reject(error));
   };
 
   let stopped: Promise<void> | undefined;

@@ -7,6 +7,7 @@ import type { JobResult } from "../../cli/job-result.ts";
 import type { JobSpecInput } from "../../shared/job/job-spec.ts";
 import { BACKEND_MODULE } from "../../worker/compute/backend-loader.ts";
 import type { WorkerHandle } from "../../worker/worker-daemon.ts";
+import { caught } from "../support/caught.ts";
 import { jobFolder, runCli } from "../support/cli.ts";
 import { CoordinatorHarness } from "../support/coordinator-harness.ts";
 import { type LookAlike, lookAlike } from "../support/look-alike.ts";
@@ -162,6 +163,19 @@ describe("cuda ranks", function () {
       expect(await checkHealth(handle?.grpcAddress ?? "")).to.equal("NOT_SERVING");
     });
   }
+
+  it("end by name when a well device takes nothing back: the process frees what is left", async () => {
+    const [handle] = await join(1);
+    const ended = caught(handle?.done ?? Promise.resolve());
+    device.fault("cuEventDestroy_v2", 1, INVALID_VALUE);
+    expect((await train(SPEC)).state).to.equal("JOB_STATE_SUCCEEDED");
+    const refused = /: cuEventDestroy_v2\(.*\) failed: CUDA_ERROR_INVALID_VALUE \(1\)$/;
+    expect(String(await ended)).to.match(refused);
+    await coordinator.until("its worker lost", async () => {
+      const [worker] = await coordinator.listWorkers();
+      return worker?.state === "lost" && refused.test(worker.lostReason);
+    });
+  });
 
   it("end by the call that failed, wherever in a job the device is lost", async () => {
     await join(1);

@@ -123,6 +123,7 @@ describe("worker faults", () => {
       (reason: unknown) => reason,
     );
     expect(String(error)).to.contain("still holds 104 bytes");
+    expect((await sessions[0]?.next("leaving"))?.reason).to.contain("still holds 104 bytes");
   });
 
   it("stop reports a running rank as failed, with the reason, and leaves the session", async () => {

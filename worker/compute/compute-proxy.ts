@@ -286,9 +286,9 @@ export class ComputeProxy {
       this.#onDisposed?.resolve();
       return;
     }
-    const what = `the backend still holds ${heldBytes} bytes after its program was disposed of`;
+    const what = `the backend still holds ${heldBytes === 0 ? "something" : `${heldBytes} bytes`} after its program was disposed of`;
     const why = cause === undefined ? "" : `: ${cause.message}`;
-    this.#onDisposed?.reject(new InternalError(`${what}${why}`, { cause }));
+    this.#onDisposed?.reject(new InternalError(`${what}${why}`));
   }
 
   #startCollective(index: number): void {
