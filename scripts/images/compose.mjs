@@ -2,8 +2,12 @@
 import { readFileSync } from "node:fs";
 import { parse } from "yaml";
 
-/** Keys of a service that mean nothing here: the image is built beforehand, and nothing is started or restarted by an engine. */
+/**
+ * Keys of a service that mean nothing here, or are read elsewhere: the image is built beforehand, nothing is started or
+ * restarted by an engine, and the health check is the image's (podman 4.3 takes no other as a list of words).
+ */
 const IGNORED = new Set([
+  "healthcheck",
   "build",
   "image",
   "depends_on",
@@ -49,11 +53,6 @@ const FLAGS = {
   security_opt: (list) =>
     list.flatMap((option) => ["--security-opt", option.replace(/:true$/, "")]),
   volumes: (list) => list.flatMap((entry) => ["--volume", entry]),
-  healthcheck: ({ test, interval, timeout, retries, start_period: startPeriod }) => [
-    ...["--health-cmd", JSON.stringify(test), "--health-interval", interval],
-    ...["--health-timeout", timeout, "--health-retries", String(retries)],
-    ...["--health-start-period", startPeriod],
-  ],
 };
 
 /**

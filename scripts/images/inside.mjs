@@ -176,6 +176,8 @@ async function runServices() {
     await need(
       `${name}: starts by its settings in docker-compose.yml, and is healthy`,
       async () => {
+        const test = JSON.parse(await engine.inspect("image", CPU, "{{json .HealthCheck.Test}}"));
+        expectEqual(service.healthcheck.test, test, "health check, beside the image's");
         const flags = flagsOf(name, service);
         // Started in the order of depends_on.
         await engine.runService(CPU, [...flags, ...hosts], service.command);
