@@ -24,6 +24,9 @@ export interface HttpOptions {
   readonly routes?: readonly HttpRoute[];
 }
 
+/** More are closed as they come: they would take descriptors from the gRPC server of the same process. */
+const MAX_CONNECTIONS = 512;
+
 /**
  * Serves `/metrics`, `/healthz` (200, or 503 with the problem) and the given routes. Read-only.
  * @throws FailedPreconditionError when it cannot listen there
@@ -53,6 +56,7 @@ export async function serveHttp(at: HostPort, options: HttpOptions): Promise<Htt
   });
   server.headersTimeout = 10_000;
   server.requestTimeout = 10_000;
+  server.maxConnections = MAX_CONNECTIONS;
   await listen(server, at);
   // Once listening on TCP, the address is an object.
   const { port } = server.address() as AddressInfo;

@@ -31,6 +31,7 @@ describe("rankmesh quickstart", function () {
     expect(stdout).to.match(/^ranks +predicted +measured +resident +step time +loss$/m);
     expect(stdout).to.match(/^measured = predicted on every rank, initialisation included$/m);
     expect(stderr).to.match(/^the largest run \(2 ranks\) takes about .* available$/m);
+    expect(stderr.match(/^status page: http:\/\/127\.0\.0\.1:\d+\/$/gm)).to.have.length(1);
     const result = JSON.parse(await readFile(json, "utf8")) as QuickstartResult;
     const { runs, ...settings } = result;
     expect(settings).to.deep.include({

@@ -241,6 +241,26 @@ describe("coordinator: status page and its API", function () {
     }, "room for another page");
   });
 
+  it("outlives hundreds of connections that say nothing, and workers still join meanwhile", async () => {
+    const [host = "", port = ""] = coordinator.handle.httpAddress.split(":");
+    const sockets = Array.from({ length: 700 }, () =>
+      connect(Number(port), host)
+        .on("error", () => undefined)
+        .resume(),
+    );
+    await poll(
+      () => (sockets.filter(({ closed }) => closed).length >= 188 ? true : undefined),
+      "end of the connections beyond 512",
+    );
+    await coordinator.joinMany(1);
+    for (const socket of sockets) socket.destroy();
+    await poll(async () => {
+      const reply = await ask("/healthz").catch(() => undefined);
+      return reply?.status === 200 ? true : undefined;
+    }, "an answer");
+    expect((await json<StatusView>("/api/v1/status")).workers).to.equal(1);
+  });
+
   it("takes any request for what it is", async () => {
     for (const [path, status] of [
       ["/api/v1/jobs/nobody", 404],
