@@ -1,5 +1,5 @@
 // What scripts/test-images.mjs does, in namespaces that it made: builds, runs, looks, and says what it found.
-import { chmodSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -26,6 +26,7 @@ const JOB = {
   optimizer: { adamw: { lr: 3e-3 } },
   data: { batchSize: 8, random: { length: 64, seed: 0 } },
   steps: 20,
+  output: { safetensors: "images.safetensors" },
 };
 /** Of losses in and outside: the same kernels, but another OpenBLAS may add in another order. */
 const LOSS_TOLERANCE = 1e-5;
@@ -280,7 +281,7 @@ async function trainInAndOutside() {
   const [inside, outside] = ["inside", "outside"].map((name) =>
     JSON.parse(readFileSync(join(shared, `${name}.json`), "utf8")),
   );
-  expectEqual(inside.state, "succeeded", "state");
+  expectEqual(inside.state, "SUCCEEDED", "state");
   expectEqual(inside.loss.length, JOB.steps, "number of losses");
   let worst = 0;
   for (const [step, loss] of inside.loss.entries()) {
@@ -292,6 +293,10 @@ async function trainInAndOutside() {
   expectEqual(workers, ["worker-cpu-1", "worker-cpu-2"], "workers of the ranks");
   for (const { rank, peakMemoryBytes, predictedPeakMemoryBytes } of inside.ranks)
     expectEqual(peakMemoryBytes, predictedPeakMemoryBytes, `peak memory of rank ${rank}`);
+  const script = "stat --format '%u:%g %s' /data/images.safetensors";
+  const { stdout } = await engine.exec("coordinator", ["sh", "-c", script]);
+  const bytes = statSync(join(shared, "images.safetensors")).size;
+  expectEqual(stdout.trim(), `1000:1000 ${bytes}`, "owner and size of the weights in volume data");
   const agreement = worst === 0 ? "bit for bit" : `within ${worst.toExponential(1)}`;
   return `${JOB.steps} steps, loss ${inside.loss[0]} to ${inside.loss.at(-1)}, ${agreement}`;
 }
