@@ -10,6 +10,7 @@ const IGNORED = new Set([
   "healthcheck",
   "build",
   "image",
+  "pull_policy",
   "depends_on",
   "logging",
   "ports",

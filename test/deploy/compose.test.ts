@@ -40,6 +40,11 @@ function workers(file: ComposeFile): [string, Service][] {
   return Object.entries(file.services).filter(([name]) => name.startsWith("worker-"));
 }
 
+/** Whether its image is built from this repository. */
+function isOurs({ image }: Service): boolean {
+  return image.startsWith("rankmesh:");
+}
+
 function chosen(file: ComposeFile, profile: string | undefined): string[] {
   return Object.entries(file.services)
     .filter(([, { profiles = [] }]) => profiles.length === 0 || profiles.includes(profile ?? ""))
@@ -199,7 +204,7 @@ describe("compose files", function () {
 
       it("ask daemons by `rankmesh doctor --health`, and let them end by themselves", () => {
         for (const [name, settings] of all()) {
-          if (settings.build === undefined) continue;
+          if (!isOurs(settings)) continue;
           expect(settings.healthcheck?.test, name).to.deep.equal([
             ...["CMD", "rankmesh", "doctor", "--health"],
           ]);
@@ -219,6 +224,23 @@ describe("compose files", function () {
           expect(build.args["VERSION"]).to.equal(version);
         }
       });
+
+      // Compose builds side by side, and of two that export one name the second fails: "already exists".
+      for (const profile of PROFILES) {
+        it(`build each image once ${profile === undefined ? "without a profile" : `with profile ${profile}`}, and pull none of them`, () => {
+          for (const file of [host, further]) {
+            const ours = chosen(file, profile)
+              .map((name) => service(file, name))
+              .filter(isOurs);
+            const built = ours.filter(({ build }) => build !== undefined);
+            expect(built.map(({ image }) => image).sort()).to.deep.equal(
+              [...new Set(ours.map(({ image }) => image))].sort(),
+            );
+            for (const { build, image, pull_policy } of ours)
+              expect(pull_policy, image).to.equal(build === undefined ? "never" : undefined);
+          }
+        });
+      }
 
       it("mount files of the repository read-only, and volumes that are declared", () => {
         const seen = [];

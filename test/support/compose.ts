@@ -29,6 +29,7 @@ export interface Service {
   readonly network_mode?: string;
   readonly ports?: readonly string[];
   readonly profiles?: readonly string[];
+  readonly pull_policy?: string;
   readonly read_only?: boolean;
   readonly restart?: string;
   readonly stop_grace_period?: string;
