@@ -318,6 +318,29 @@ describe("the status page in Chromium", function () {
     }
   }
 
+  test("draws 64 ranks on a phone: their grid scrolls in its frame, not the page", async () => {
+    const { release, onStep } = gate(1);
+    await coordinator.joinMany(64, () => ({ onStep }));
+    const dense = { model: { feedForward: { dim: 16, hidden: 32 } }, data: DATA_OF_8 };
+    await coordinator.submit(smallJob(4, 16, dense));
+    await withPage(
+      async (page) => {
+        const frame = page.getByRole("region", { name: "Ranks of the mesh" });
+        await frame.getByText("dp 3").waitFor(WAIT);
+        await page.getByText("step 1 of 3").waitFor(WAIT);
+        expect(await frame.locator(".cell").count()).to.equal(64);
+        await shot(page, "dense");
+        const width = await page.evaluate<number>("document.documentElement.scrollWidth");
+        expect(width, "width of the page").to.equal(PHONE.width);
+        expect(await violations(page)).to.deep.equal([]);
+        await page.getByRole("button", { name: "Show all 64 ranks" }).click();
+        expect(await page.locator(".rank-number").count()).to.equal(64);
+      },
+      { viewport: PHONE, bypassCSP: true },
+    );
+    release();
+  });
+
   test("is used by keyboard: skip link, jobs, tables that scroll", async () => {
     const { release, onStep } = gate(1);
     await coordinator.joinMany(1, () => ({ onStep }));
