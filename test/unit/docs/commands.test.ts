@@ -36,6 +36,25 @@ describe("commands of README and docs", () => {
   });
 
   for (const [line, fault] of [
+    ["cp examples/feed-forward.yaml data", undefined],
+    ["cp examples/nothing.yaml data", "examples/nothing.yaml does not exist"],
+    ["kubectl apply -k deploy/k8s/none", "deploy/k8s/none does not exist"],
+    ["docker compose --profile cpu up -d", undefined],
+    ["docker compose --profile tpu up", "docker-compose.yml has no profile tpu"],
+    ["docker compose -f deploy/none.yml up", "deploy/none.yml does not exist"],
+    ["docker compose exec worker-9 rankmesh", "docker-compose.yml has no service worker-9"],
+    ["npm run nothing", "package.json has no script nothing"],
+    ["npm run quickstart -- --dim 64", undefined],
+    ["npm run quickstart -- --dims 64", "rankmesh quickstart has no option --dims"],
+    ["make all", "make is no program that documents call"],
+  ] as const) {
+    it(`says of "${line}": ${fault ?? "nothing"}`, () => {
+      const command = { place: "", words: line.split(" "), inPart: false };
+      expect(commandFault(program, command)).to.equal(fault);
+    });
+  }
+
+  for (const [line, fault] of [
     ["run job.yaml --backend cpu", undefined],
     ["run job.yaml --backend=cpu", undefined],
     ["run", "rankmesh run takes 1 arguments, not 0"],
