@@ -1,5 +1,12 @@
 // What scripts/test-images.mjs does, in namespaces that it made: builds, runs, looks, and says what it found.
-import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -147,6 +154,31 @@ async function buildImages() {
     expect(ok && detail.includes("OpenBLAS"), `backend cpu: ${detail}`);
     return detail;
   });
+  const what = "cuda: trains on the look-alike driver, on a read-only root";
+  if (existsSync(LOOK_ALIKE)) await check(what, trainOnLookAlike);
+  else console.log(`--      ${what}: not run, \`npm test\` builds the look-alike`);
+}
+
+/** The driver and cuBLAS of the tests, which run the image's kernels on the processor; `npm test` builds it. */
+const LOOK_ALIKE = join(repository, "dist/test-native/librankmesh_lookalike.so");
+
+async function trainOnLookAlike() {
+  const shared = engine.folder("look-alike");
+  copyFileSync(LOOK_ALIKE, join(shared, "look-alike.so"));
+  writeFileSync(join(shared, "job.yaml"), JSON.stringify({ ...JOB, steps: 2, output: undefined }));
+  const variables = ["RANKMESH_CUDA_LIBRARY", "RANKMESH_CUBLAS_LIBRARY"];
+  const { code, stdout, stderr } = await engine.runOnce(CUDA, {
+    flags: [
+      ...variables.flatMap((name) => ["--env", `${name}=/look-alike/look-alike.so`]),
+      ...["--env", "RANKMESH_NCCL_LIBRARY=off", "--env", "RANKMESH_LOOKALIKE_DEVICES=2"],
+      ...["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"],
+      ...["--volume", `${shared}:/look-alike:ro`],
+    ],
+    command: ["run", "/look-alike/job.yaml", "--backend", "cuda"],
+    timeoutMs: 120_000,
+  });
+  expectEqual(code, 0, `rankmesh run: ${stdout}${stderr}`);
+  expect(/ cuda /.test(stdout), `no rank on cuda: ${stdout}`);
 }
 
 async function lookInside(tag) {
@@ -250,7 +282,7 @@ async function get(name, url) {
   return stdout;
 }
 
-/** \`rankmesh ...\` in a container of its own, which reaches the coordinator as any client would. */
+/** `rankmesh ...` in a container of its own, which reaches the coordinator as any client would. */
 async function client(command, flags = []) {
   const { code, stdout, stderr } = await engine.runOnce(CPU, {
     flags: ["--env", "RANKMESH_ADDRESS=127.0.0.1:50051", ...flags],
