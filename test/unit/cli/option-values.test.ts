@@ -1,5 +1,11 @@
 import { expect } from "chai";
-import { byteCount, hostNames, hostPort, wholeNumber, wholeNumbers } from "../../../cli/option-values.ts";
+import {
+  byteCount,
+  hostNames,
+  hostPort,
+  wholeNumber,
+  wholeNumbers,
+} from "../../../cli/option-values.ts";
 
 describe("flag values", () => {
   for (const [text, bytes] of [
