@@ -70,7 +70,7 @@ export function charts(): View<ChartsData> {
 
 function lossChart({ points, evaluations, stride }: ChartsData): ChartData {
   const loss: ChartSeries = {
-    label: "loss",
+    label: stride === 1 ? "loss" : "mean loss",
     color: "--series-loss",
     steps: points.map((point) => point.last),
     values: points.map((point) => point.loss),

@@ -275,7 +275,7 @@ describe("the status page in Chromium", function () {
       await page.getByText(/^A point is the mean of 8 steps/).waitFor(WAIT);
       const chart = page.getByRole("img", { name: /^Loss\./ });
       expect(await chart.getAttribute("aria-label")).to.match(
-        /^Loss\. loss: \S+ at step 8, \S+ at step 3000, between \S+ and 1\. held-out: /,
+        /^Loss\. mean loss: \S+ at step 8, \S+ at step 3000, between \S+ and 1\. held-out: /,
       );
       await shot(page, "long");
       await page.getByText("Steps as a table").click();
