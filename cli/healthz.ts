@@ -16,7 +16,7 @@ export function dialled({ host, port }: HostPort): HostPort {
 /**
  * Asks a daemon's /healthz. Light on purpose: a container runs this every few seconds.
  * @returns whether it is healthy, and its own words
- * @throws UnavailableError when nobody answers within 3 s
+ * @throws UnavailableError when nobody answers within 3 s, or somebody who is no daemon
  */
 export function askHealthz(at: HostPort): Promise<{ healthy: boolean; words: string }> {
   const { host, port } = at;
@@ -33,9 +33,12 @@ export function askHealthz(at: HostPort): Promise<{ healthy: boolean; words: str
       response.on("data", (part: string) => {
         text = (text + part).slice(0, MAX_LENGTH);
       });
-      response.on("end", () =>
-        resolve({ healthy: response.statusCode === 200, words: text.trim() }),
-      );
+      response.on("end", () => {
+        const { statusCode } = response;
+        if (statusCode === 200 || statusCode === 503)
+          resolve({ healthy: statusCode === 200, words: text.trim() });
+        else fail(new Error(`HTTP status ${statusCode}; what listens there is no rankmesh daemon`));
+      });
     });
     request.on("error", fail);
   });

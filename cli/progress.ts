@@ -22,6 +22,8 @@ export interface ProgressOptions {
   readonly plainIntervalMs?: number;
   /** Smallest time between redraws on a terminal. Defaults to 100. */
   readonly liveIntervalMs?: number;
+  /** Kind of terminal: a `dumb` one cannot go back in a line. Defaults to TERM of the environment. */
+  readonly terminal?: string | undefined;
   /** Milliseconds on a monotonic clock. Defaults to performance.now. */
   readonly now?: () => number;
 }
@@ -44,7 +46,7 @@ export interface EvaluationProgress {
 }
 
 /**
- * Shows a job's progress: one line redrawn in place on a terminal, else a plain line at an interval and at the end.
+ * Shows a job's progress: one line redrawn in place on a terminal that can, else a plain line at an interval and at the end.
  * Nothing is written after `end()`.
  */
 export class Progress implements JobView {
@@ -67,7 +69,8 @@ export class Progress implements JobView {
     this.#stream = options.stream;
     this.#title = options.title;
     this.#steps = options.steps;
-    this.#live = options.stream.isTTY === true;
+    const { stream, terminal = process.env["TERM"] } = options;
+    this.#live = stream.isTTY === true && terminal !== "dumb";
     this.#intervalMs = this.#live
       ? (options.liveIntervalMs ?? 100)
       : (options.plainIntervalMs ?? 5000);

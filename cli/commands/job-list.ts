@@ -35,7 +35,8 @@ export function tableOptions({ stdout }: CommandContext, color: boolean): TableO
 export function jobTable(jobs: readonly Job[], nowMs: number, options: TableOptions): string[] {
   const states = (job: Job) => STATE_PAINT[job.state];
   const columns: readonly Column<Job>[] = [
-    { title: "job", cell: ({ jobId }) => oneLine(jobId) },
+    // An id that the coordinator made is shown whole; a long one of the user's must not push out all else.
+    { title: "job", cell: ({ jobId }) => oneLine(jobId), min: 24 },
     { title: "name", cell: ({ name }) => oneLine(name), min: 8, optional: 3 },
     { title: "state", cell: ({ state }) => state satisfies JobState, paint: states },
     {

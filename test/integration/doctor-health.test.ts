@@ -63,6 +63,13 @@ describe("doctor --health", () => {
     expect(performance.now() - start).to.be.above(2500);
   });
 
+  it("takes what says neither 200 nor 503 for no daemon, and says what it said", async () => {
+    answer = { code: 404, body: "" };
+    const error = await caught(askHealthz({ host: "127.0.0.1", port }));
+    expect(error).to.be.instanceOf(UnavailableError);
+    expect(String(error)).to.include(`http://127.0.0.1:${port}/healthz: HTTP status 404; what`);
+  });
+
   it("keeps no more than the beginning of a long answer", async () => {
     answer = { code: 200, body: "x".repeat(100_000) };
     const { healthy, words } = await askHealthz({ host: "127.0.0.1", port });

@@ -65,6 +65,16 @@ describe("progress", () => {
     expect(stream.text).to.not.include("\r");
   });
 
+  it("writes plain lines on a terminal that cannot go back in a line", () => {
+    const stream = new FakeStream(true);
+    const progress = new Progress({ stream, title: "job", steps: 1, terminal: "dumb" }).start();
+    progress.step(step(0));
+    progress.end();
+    expect(stream.text).to.match(/^job {2}step 1\/1 .*\n$/);
+    expect(stream.text).to.not.include("\r");
+    expect(stream.text).to.not.include("\x1b");
+  });
+
   it("says why a job waits while it has no steps", () => {
     const stream = new FakeStream(false);
     let nowMs = 0;
@@ -78,7 +88,13 @@ describe("progress", () => {
   it("redraws one line in place on a terminal, cut to its width", () => {
     const stream = new FakeStream(true);
     let nowMs = 0;
-    const progress = new Progress({ stream, title: "job", steps: 8, now: () => nowMs }).start();
+    const progress = new Progress({
+      stream,
+      title: "job",
+      steps: 8,
+      terminal: "xterm",
+      now: () => nowMs,
+    }).start();
     for (let i = 0; i < 8; i++) {
       nowMs += 1000;
       progress.step(step(i));
@@ -93,7 +109,13 @@ describe("progress", () => {
 
   it("puts notes on lines of their own, above the redrawn one", () => {
     const stream = new FakeStream(true);
-    const progress = new Progress({ stream, title: "job", steps: 8, now: () => 0 });
+    const progress = new Progress({
+      stream,
+      title: "job",
+      steps: 8,
+      terminal: "xterm",
+      now: () => 0,
+    });
     progress.step(step(0));
     progress.note("warn: rank 1: slow");
     progress.end();

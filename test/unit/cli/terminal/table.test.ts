@@ -150,6 +150,13 @@ describe("tables on a terminal", () => {
     );
   });
 
+  it("say state and steps beside an id and a name that are as long as they may be", () => {
+    const long = job({ jobId: "i".repeat(128), name: "n".repeat(256), stepsDone: 7, steps: 20 });
+    const options = { columns: 80, style: PLAIN_STYLE };
+    const [, line] = jobTable([long], NOW, options);
+    expect(line).to.match(/^i{23,}~ {2}.*RUNNING .* 7\/20/);
+  });
+
   it("are whole where there is no terminal, and show no control character of others' text", () => {
     const text = jobTable(JOBS, NOW, { columns: undefined, style: PLAIN_STYLE }).join("\n");
     expect(text).to.include(
