@@ -1,4 +1,6 @@
-import { readFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { expect } from "chai";
 import type { Command } from "commander";
 import { parse } from "yaml";
@@ -377,6 +379,28 @@ describe("manifests for Kubernetes", function () {
           ["job", metadata.name],
           ...(metadata.name === "rankmesh-worker" ? [worker] : []),
         ]);
+      }
+    },
+  );
+
+  check(
+    "make an overlay of one's own, as the README has it, of the user's images and number of workers",
+    () => {
+      const readme = readFileSync(rootPath("deploy/k8s/README.md"), "utf8");
+      const overlay = /```yaml\n([^`]*kind: Kustomization[^`]*)```/.exec(readme)?.[1] ?? "";
+      const folder = /`deploy\/k8s\/(overlays\/\w+)\/kustomization\.yaml`/.exec(readme)?.[1] ?? "";
+      expect(readme).to.include(`kubectl apply -k deploy/k8s/${folder}\n`);
+      const root = mkdtempSync(join(tmpdir(), "rankmesh-k8s-"));
+      try {
+        cpSync(rootPath("deploy/k8s"), root, { recursive: true });
+        mkdirSync(join(root, folder));
+        writeFileSync(join(root, folder, "kustomization.yaml"), overlay);
+        const objects = render(folder, root);
+        const images = ROLES.map((role) => containerOf(setOf(objects, role)).image);
+        for (const image of images) expect(image).to.match(/^registry\.example\.org\/rankmesh:/);
+        expect(setOf(objects, "worker").spec.replicas).to.equal(8);
+      } finally {
+        rmSync(root, { recursive: true });
       }
     },
   );

@@ -142,9 +142,9 @@ export function missingKubectl(): string | undefined {
     : "no kubectl of 1.27 or newer: https://kubernetes.io/docs/tasks/tools/#kubectl says how to install it";
 }
 
-/** The objects of a folder below deploy/k8s. */
-export function render(folder: string): K8sObject[] {
-  const path = rootPath(join("deploy/k8s", folder));
+/** The objects of a folder below deploy/k8s, or a copy of that. */
+export function render(folder: string, root = rootPath("deploy/k8s")): K8sObject[] {
+  const path = join(root, folder);
   const text = execFileSync("kubectl", ["kustomize", path], { encoding: "utf8" });
   return parseAllDocuments(text).map((document) => document.toJS() as K8sObject);
 }
