@@ -5,7 +5,7 @@
 // ends, or is killed, is nothing. The last line is `N passed, N failed`.
 //   RANKMESH_ROOTFS=DIR   takes the minimal Debian that is there, or leaves it there for the next time
 import { spawn, spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -33,6 +33,9 @@ if (missing.length > 0)
   );
 
 const folder = mkdtempSync(join(tmpdir(), "rankmesh-images-"));
+// What engines keep outside of the storage they are given. The host's own is hidden from them, as they from it.
+const KEPT = ["/run/containers", "/run/crun", "/run/libpod", "/var/lib/containers"];
+const made = KEPT.filter((path) => mkdirSync(path, { recursive: true }) !== undefined);
 // A mount and a process namespace: with the first process in it all containers end, and all mounts go. Engines want
 // cgroups of version 2; where the host has the older view, they get the newer one. The shell takes in orphans.
 const script = `
@@ -40,6 +43,7 @@ const script = `
     umount -l /sys/fs/cgroup 2>/dev/null || true
     mount -t cgroup2 none /sys/fs/cgroup
   fi
+  for path in ${KEPT.join(" ")} /dev/shm; do mount -t tmpfs tmpfs "$path"; done
   "$@"
   exit $?`;
 const inside = fileURLToPath(new URL("images/inside.mjs", import.meta.url));
@@ -49,7 +53,8 @@ const child = spawn(
     ...["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"],
     ...["bash", "-euc", script, "inside", process.execPath, inside, folder],
   ],
-  { stdio: ["ignore", "inherit", "inherit"] },
+  // TMPDIR: buildah's own is /var/tmp.
+  { stdio: ["ignore", "inherit", "inherit"], env: { ...process.env, TMPDIR: folder } },
 );
 let killed;
 const kill = (why) => {
@@ -67,5 +72,12 @@ const code = await new Promise((resolve) => {
 });
 clearTimeout(timer);
 rmSync(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 200 });
+for (const path of made) {
+  try {
+    rmdirSync(path);
+  } catch {
+    // Not empty: an engine of the host has come to use it since.
+  }
+}
 if (killed !== undefined) console.error(`test-images: ended early: ${killed}`);
 process.exitCode = killed === undefined ? (code ?? 1) : 1;
