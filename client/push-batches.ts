@@ -1,5 +1,6 @@
 import type { ClientWritableStream } from "@grpc/grpc-js";
 import { InvalidArgumentError } from "../shared/errors.ts";
+import { RepeatedRace } from "../shared/repeated-race.ts";
 import type { PushBatchesRequest } from "../shared/rpc/gen/rankmesh/v1/PushBatchesRequest.ts";
 import type { TensorData } from "../shared/rpc/gen/rankmesh/v1/TensorData.ts";
 import { fromServiceError } from "../shared/rpc/status.ts";
@@ -37,14 +38,15 @@ export async function pushBatches(
   signal?.addEventListener("abort", cancel);
   const iterator =
     Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
+  const ended = new RepeatedRace(call.ended);
   let exhausted = false;
   try {
     for (let first = true; ; first = false) {
       // The call may end (job cancelled, server gone) while the source is still making its batch.
-      const next = await Promise.race([iterator.next(), call.ended]);
+      const next = await ended.against(iterator.next());
       if (next.done === true) break;
       const tensors = Object.entries(next.value).map(([name, tensor]) => encode(name, tensor));
-      await Promise.race([call.write({ ...(first ? { jobId } : {}), tensors }), call.ended]);
+      await ended.against(call.write({ ...(first ? { jobId } : {}), tensors }));
     }
     exhausted = true;
     call.stream.end();

@@ -1,5 +1,6 @@
 /** Handlers as async functions: their errors become statuses, their streams respect backpressure and cancel. */
 import type { handleServerStreamingCall, handleUnaryCall } from "@grpc/grpc-js";
+import { RepeatedRace } from "../repeated-race.ts";
 import { toServiceError } from "./status.ts";
 
 export interface CallContext {
@@ -36,15 +37,17 @@ export function serverStreaming<Request, Response>(
   return (call) => {
     const abort = new AbortController();
     call.on("cancelled", () => abort.abort());
-    const aborted = new Promise<"aborted">((resolve) => {
-      abort.signal.addEventListener("abort", () => resolve("aborted"), { once: true });
-    });
+    const aborted = new RepeatedRace(
+      new Promise<"aborted">((resolve) => {
+        abort.signal.addEventListener("abort", () => resolve("aborted"), { once: true });
+      }),
+    );
 
     const pump = async (): Promise<void> => {
       const context = { signal: abort.signal, peer: call.getPeer() };
       const iterator = handler(call.request, context)[Symbol.asyncIterator]();
       for (;;) {
-        const next = await Promise.race([iterator.next(), aborted]);
+        const next = await aborted.against(iterator.next());
         if (next === "aborted" || abort.signal.aborted) {
           // Not awaited: a generator in mid-wait returns only when that wait ends.
           iterator.return?.().catch(() => undefined);
@@ -55,7 +58,7 @@ export function serverStreaming<Request, Response>(
           return;
         }
         if (!call.write(next.value)) {
-          await Promise.race([new Promise((resolve) => call.once("drain", resolve)), aborted]);
+          await aborted.against(new Promise((resolve) => call.once("drain", resolve)));
         }
       }
     };

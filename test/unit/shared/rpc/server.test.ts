@@ -17,6 +17,7 @@ import { serverStreaming, unary } from "../../../../shared/rpc/handlers.ts";
 import { services } from "../../../../shared/rpc/proto.ts";
 import { RpcServer } from "../../../../shared/rpc/server.ts";
 import { caught } from "../../../support/caught.ts";
+import { collectGarbage } from "../../../support/garbage.ts";
 
 const LOCAL = { host: "127.0.0.1", port: 0 };
 
@@ -35,6 +36,7 @@ describe("RpcServer", () => {
   let bound: HostPort;
   let client: TrainingServiceClient;
   let written = 0;
+  const made: WeakRef<object>[] = [];
 
   const handlers: grpc.UntypedServiceImplementation = {
     SubmitJob: unary((request: { spec: { name?: string } | null }) => {
@@ -51,7 +53,12 @@ describe("RpcServer", () => {
     ListJobs: unary(() => ({})),
     CancelJob: unary(() => ({})),
     ListWorkers: unary(() => ({})),
-    WatchJob: serverStreaming(async function* (_request: unknown, { signal }) {
+    WatchJob: serverStreaming(async function* (request: { jobId?: string }, { signal }) {
+      for (let eventId = 1; request.jobId === "long"; eventId++) {
+        const event = { eventId, step: { step: eventId } };
+        made.push(new WeakRef(event));
+        yield event;
+      }
       yield { eventId: 1, step: { step: 0, loss: Number.POSITIVE_INFINITY } };
       await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
       log.push("watch cancelled");
@@ -172,6 +179,16 @@ describe("RpcServer", () => {
     expect(error).to.be.instanceOf(FailedPreconditionError);
     expect(error.message).to.equal("no more");
     expect(written).to.equal(400);
+  });
+
+  it("keeps no message of a stream that it has sent", async () => {
+    made.length = 0;
+    const stream = readStream(client.watchJob({ jobId: "long" }), "coordinator");
+    for (let i = 0; i < 1000; i++) await stream.next();
+    await collectGarbage();
+    const read = made.slice(0, 900);
+    expect(read.filter((one) => one.deref() !== undefined)).to.have.length.below(50);
+    await stream.return();
   });
 
   it("stops within the grace time although a client still listens", async () => {
