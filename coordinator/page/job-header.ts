@@ -56,6 +56,7 @@ export function jobHeader(): View<JobHeaderData> {
     update(data) {
       const { job, now } = data;
       setText(title, job.name);
+      setAttributes(title, { title: job.name });
       badge.update(job.state);
       const mesh =
         job.mesh === null
