@@ -9,12 +9,12 @@ export interface HttpEndpoint {
   close(): Promise<void>;
 }
 
-/** Answers a GET or HEAD of `path`, which has no query, and returns true; false: the path is not one of its own. */
-export type HttpRoute = (
-  path: string,
-  request: IncomingMessage,
-  response: ServerResponse,
-) => boolean;
+export interface HttpRoute {
+  /** What it serves, for those who ask for something else. */
+  readonly serves: string;
+  /** Answers a GET or HEAD of `path`, which has no query, and returns true; false: the path is not one of its own. */
+  answer(path: string, request: IncomingMessage, response: ServerResponse): boolean;
+}
 
 export interface HttpOptions {
   readonly registry: Registry;
@@ -33,6 +33,7 @@ const MAX_CONNECTIONS = 512;
  */
 export async function serveHttp(at: HostPort, options: HttpOptions): Promise<HttpEndpoint> {
   const { registry, problem, routes = [] } = options;
+  const served = ["/metrics", "/healthz", ...routes.map((route) => route.serves)].join(", ");
   const server = createServer((request, response) => {
     const path = (request.url ?? "").split("?", 1)[0] ?? "";
     const answer = (code: number, type: string, body: string): void => {
@@ -40,7 +41,8 @@ export async function serveHttp(at: HostPort, options: HttpOptions): Promise<Htt
       response.end(request.method === "HEAD" ? undefined : body);
     };
     if (request.method !== "GET" && request.method !== "HEAD") {
-      answer(405, "text/plain", "only GET\n");
+      response.setHeader("allow", "GET, HEAD");
+      answer(405, "text/plain", "only GET and HEAD\n");
     } else if (path === "/metrics") {
       registry.metrics().then(
         (text) => answer(200, registry.contentType, text),
@@ -50,8 +52,8 @@ export async function serveHttp(at: HostPort, options: HttpOptions): Promise<Htt
       const why = problem();
       if (why === undefined) answer(200, "text/plain", "ok\n");
       else answer(503, "text/plain", `${why}\n`);
-    } else if (!routes.some((route) => route(path, request, response))) {
-      answer(404, "text/plain", "see /metrics and /healthz\n");
+    } else if (!routes.some((route) => route.answer(path, request, response))) {
+      answer(404, "text/plain", `nothing here; there are ${served}\n`);
     }
   });
   server.headersTimeout = 10_000;

@@ -105,12 +105,13 @@ async function generate(
       write: (text) => context.stdout.write(shown(text, context)),
       signal: interrupt.signal,
     });
+    const ranks = machine.place(flags.tp);
     const { verbose } = flags;
     const coordinator = await startLocalCoordinator({ folder, verbose, planner });
     const job = await runEmbeddedJob({
       coordinator,
       spec,
-      ranks: machine.place(flags.tp),
+      ranks,
       title: spec.name,
       steps,
       sayBackend: false,

@@ -62,6 +62,7 @@ async function run(file: string, flags: RunFlags, context: CommandContext): Prom
         throw new InvalidArgumentError(loaded.locate([{ path: "data.stream", message }]));
       }
       const mesh = meshOn(machine, spec.mesh);
+      const ranks = machine.place(mesh.dataParallel * mesh.tensorParallel);
       const { verbose } = flags;
       const coordinator = await startLocalCoordinator({
         folder: loaded.folder,
@@ -72,7 +73,7 @@ async function run(file: string, flags: RunFlags, context: CommandContext): Prom
       const job = await runEmbeddedJob({
         coordinator,
         spec: { ...spec, mesh },
-        ranks: machine.place(mesh.dataParallel * mesh.tensorParallel),
+        ranks,
         title: spec.name,
         steps: spec.steps,
         verbose,

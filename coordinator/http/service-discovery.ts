@@ -56,13 +56,17 @@ export function serviceDiscoveryRoute(from: {
   readonly keepMs: number;
 }): HttpRoute {
   const discovery = new ServiceDiscovery(from);
-  return (path, request, response) => {
-    if (path !== "/sd/workers") return false;
-    const nowMs = from.nowMs();
-    const body = JSON.stringify(discovery.targets(from.workers(nowMs), nowMs));
-    response.writeHead(200, { "content-type": "application/json" });
-    response.end(request.method === "HEAD" ? undefined : body);
-    return true;
+  const serves = "/sd/workers";
+  return {
+    serves,
+    answer(path, request, response) {
+      if (path !== serves) return false;
+      const nowMs = from.nowMs();
+      const body = JSON.stringify(discovery.targets(from.workers(nowMs), nowMs));
+      response.writeHead(200, { "content-type": "application/json" });
+      response.end(request.method === "HEAD" ? undefined : body);
+      return true;
+    },
   };
 }
 

@@ -134,14 +134,17 @@ export function statusPage(options: StatusPageOptions): StatusPage {
   };
 
   return {
-    route(path, request, response) {
-      if (path !== "/" && !path.startsWith(ASSETS) && !path.startsWith(API)) return false;
-      try {
-        serve(path, request, response);
-      } catch (error) {
-        fail(request, response, error);
-      }
-      return true;
+    route: {
+      serves: `/, ${API}...`,
+      answer(path, request, response) {
+        if (path !== "/" && !path.startsWith(ASSETS) && !path.startsWith(API)) return false;
+        try {
+          serve(path, request, response);
+        } catch (error) {
+          fail(request, response, error);
+        }
+        return true;
+      },
     },
     close: () => streams.close(),
   };
@@ -171,9 +174,14 @@ function sendAsset(request: IncomingMessage, response: ServerResponse, asset: As
     response.writeHead(304).end();
     return;
   }
-  const zips = /\bgzip\b/.test(String(request.headers["accept-encoding"] ?? ""));
+  const zips = takesGzip(String(request.headers["accept-encoding"] ?? ""));
   if (zips) response.setHeader("content-encoding", "gzip");
   send(request, response, 200, asset.type, zips ? asset.gzipped : asset.body);
+}
+
+/** RFC 9110, 12.5.3: a quality of 0 refuses an encoding. */
+function takesGzip(acceptEncoding: string): boolean {
+  return /\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))/i.test(acceptEncoding);
 }
 
 function sendError(

@@ -23,6 +23,8 @@ export interface ChartData {
   readonly series: readonly ChartSeries[];
   /** Said below the chart; empty: nothing. */
   readonly note: string;
+  /** Upper end of the axis; undefined: as the values want it. */
+  readonly top?: number;
 }
 
 export interface ChartOptions {
@@ -76,7 +78,8 @@ export function lineChart(options: ChartOptions): View<ChartData> {
     if (plot === undefined || wanted !== shape) {
       plot?.destroy();
       shape = wanted;
-      plot = new uPlot(plotOptions(options, shown.series, width, read), data, box);
+      const top = (): number | undefined => shown.top;
+      plot = new uPlot(plotOptions(options, shown.series, width, read, top), data, box);
     } else plot.setData(data);
     read(plot.cursor.idx);
   };
@@ -119,6 +122,7 @@ function plotOptions(
   series: readonly ChartSeries[],
   width: number,
   read: (index: number | null | undefined) => void,
+  top: () => number | undefined,
 ): Plot.Options {
   const lines: Plot.Series[] = [{}];
   const bands: Plot.Band[] = [];
@@ -152,7 +156,8 @@ function plotOptions(
   return {
     width,
     height: HEIGHT,
-    padding: [10, 12, 0, 0],
+    // To the right, half of the last step's label.
+    padding: [10, 20, 0, 0],
     legend: { show: false },
     cursor: {
       sync: { key: CURSOR_GROUP },
@@ -162,7 +167,7 @@ function plotOptions(
     },
     scales: {
       x: { time: false, range: (_, min, max) => (min === max ? [min - 1, max + 1] : [min, max]) },
-      y: fromZero ? { range: (_, __, max) => [0, (max ?? 1) * 1.1 || 1] } : {},
+      y: fromZero ? { range: (_, __, max) => [0, top() ?? ((max ?? 1) * 1.1 || 1)] } : {},
     },
     axes: [
       {

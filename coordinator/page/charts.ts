@@ -106,6 +106,8 @@ function lossChart({ points, evaluations, stride }: ChartsData): ChartData {
 }
 
 function stepTimeChart({ points, stride }: ChartsData): ChartData {
+  const longest = points.reduce((most, point) => Math.max(most, point.secondsMax), 0);
+  const top = usualTop(points.map((point) => point.seconds));
   return {
     series: [
       {
@@ -121,8 +123,16 @@ function stepTimeChart({ points, stride }: ChartsData): ChartData {
             }),
       },
     ],
-    note: "",
+    ...(longest > top
+      ? { top, note: `The longest step took ${formatSeconds(longest)}, beyond the chart.` }
+      : { note: "" }),
   };
+}
+
+/** Room for all values but a few far beyond the others, which would press those flat: twice the 95th percentile. */
+function usualTop(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return 2 * (sorted[Math.ceil(0.95 * sorted.length) - 1] ?? 0);
 }
 
 function throughputChart({ points, batchSize }: ChartsData): ChartData {

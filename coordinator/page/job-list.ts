@@ -68,6 +68,7 @@ export function jobList(): View<ShownJobs> {
   );
   const leftOut = el("p", { class: "muted small" });
   const element = el("div", {}, none, ...groups.map((group) => group.element), leftOut);
+  let shownJob: string | undefined;
   return {
     element,
     update({ overview, selected }) {
@@ -84,6 +85,7 @@ export function jobList(): View<ShownJobs> {
         group.items.update(shown.map((job) => ({ job, selected: job.jobId === selected })));
       }
       refocus(element, focused);
+      if (selected !== shownJob && scrollTo(linkOf(element, selected))) shownJob = selected;
       leftOut.hidden = jobsLeftOut === 0;
       setText(leftOut, `${plural(jobsLeftOut, "older job")} not listed`);
     },
@@ -99,9 +101,22 @@ function focusedJob(list: Element): string | undefined {
 /** A job that goes from one group to another gets another link: the focus goes along. */
 function refocus(list: Element, jobId: string | undefined): void {
   if (jobId === undefined || list.contains(document.activeElement)) return;
-  for (const link of list.querySelectorAll("a")) {
-    if (link.dataset["job"] === jobId) link.focus({ preventScroll: true });
-  }
+  linkOf(list, jobId)?.focus({ preventScroll: true });
+}
+
+function linkOf(list: Element, jobId: string | undefined): HTMLElement | undefined {
+  return [...list.querySelectorAll("a")].find((link) => link.dataset["job"] === jobId);
+}
+
+/** Moves the list, not the page, until the link is seen whole; false: there is none. */
+function scrollTo(link: HTMLElement | undefined): boolean {
+  const box = link?.closest("#jobs");
+  if (!link || !box) return false;
+  const { top, bottom } = link.getBoundingClientRect();
+  const seen = box.getBoundingClientRect();
+  if (top < seen.top) box.scrollTop -= seen.top - top;
+  else if (bottom > seen.bottom) box.scrollTop += bottom - seen.bottom;
+  return true;
 }
 
 function jobItem(): View<JobItem> {

@@ -214,6 +214,27 @@ describe("the status page in Chromium", function () {
     release();
   });
 
+  test("scrolls its list to the job that the address names", async () => {
+    await coordinator.joinMany(1);
+    const jobIds: string[] = [];
+    for (let i = 0; i < 40; i++) {
+      const { jobId } = await coordinator.submit(smallJob(1, 1, { name: `job-${i}`, steps: 1 }));
+      jobIds.push(jobId);
+    }
+    await coordinator.finished(jobIds.at(-1) ?? "");
+    await withPage(
+      async (page) => {
+        await page.getByRole("heading", { name: "job-0", exact: true }).waitFor(WAIT);
+        const link = await page.getByRole("link", { name: /^job-0 / }).boundingBox();
+        const list = await page.locator("#jobs").boundingBox();
+        if (link === null || list === null) throw new Error("the list or the job is not drawn");
+        expect(link.y).to.be.at.least(list.y);
+        expect(link.y + link.height).to.be.at.most(list.y + list.height + 1);
+      },
+      { hash: `#job=${jobIds[0]}` },
+    );
+  });
+
   test("shows hostile names and errors as the text they are", async () => {
     await coordinator.join(HOSTILE, {
       onStep: async (step, worker) => {
@@ -260,7 +281,9 @@ describe("the status page in Chromium", function () {
   });
 
   test("draws thousands of steps as a few hundred points, each with its bounds", async () => {
-    await coordinator.joinMany(1);
+    await coordinator.joinMany(1, () => ({
+      onStep: async (step) => ({ seconds: step === 1_000 ? 40 : 0.01 }),
+    }));
     const { jobId } = await coordinator.submit(
       smallJob(1, 1, {
         steps: 3_000,
@@ -277,6 +300,9 @@ describe("the status page in Chromium", function () {
       expect(await chart.getAttribute("aria-label")).to.match(
         /^Loss\. mean loss: \S+ at step 8, \S+ at step 3000, between \S+ and 1\. held-out: /,
       );
+      await page
+        .getByText("The longest step took 40 s, beyond the chart.", { exact: true })
+        .waitFor(WAIT);
       await shot(page, "long");
       await page.getByText("Steps as a table").click();
       const rows = page.getByRole("table", { name: "The last steps, newest first" });

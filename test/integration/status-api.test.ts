@@ -105,6 +105,16 @@ describe("coordinator: status page and its API", function () {
       const again = await ask(file, { headers: { "if-none-match": etag } });
       expect([again.status, again.text]).to.deep.equal([304, ""]);
     }
+    for (const [accepted, encoding] of [
+      ["br, gzip", "gzip"],
+      ["GZIP;q=0.5", "gzip"],
+      ["gzip;q=0, br", undefined],
+      ["br, gzip; q=0.0", undefined],
+      ["identity", undefined],
+    ] as const) {
+      const reply = await ask("/", { headers: { "accept-encoding": accepted } });
+      expect(reply.headers["content-encoding"], accepted).to.equal(encoding);
+    }
   });
 
   it("answers only to hosts that it knows, except for metrics, health and discovery", async () => {
@@ -284,8 +294,13 @@ describe("coordinator: status page and its API", function () {
       expect(reply.status, path.slice(0, 80)).to.equal(status);
       expect(reply.text.length).to.be.below(10_000);
     }
-    for (const method of ["POST", "PUT", "DELETE", "OPTIONS"])
-      expect((await ask("/api/v1/status", { method })).status, method).to.equal(405);
+    for (const method of ["POST", "PUT", "DELETE", "OPTIONS"]) {
+      const { status, headers } = await ask("/api/v1/status", { method });
+      expect([status, headers.allow], method).to.deep.equal([405, "GET, HEAD"]);
+    }
+    expect((await ask("/nothing")).text).to.equal(
+      "nothing here; there are /metrics, /healthz, /sd/workers, /, /api/v1/...\n",
+    );
     for (const path of ["/", "/assets/style.css", "/api/v1/status", "/api/v1/events"]) {
       const head = await ask(path, { method: "HEAD" });
       expect([head.status, head.text], path).to.deep.equal([200, ""]);

@@ -56,13 +56,10 @@ export const training = dashboard({
       stat({
         title: "Time left",
         description:
-          "For the steps to do at the present pace. Evaluations and writing the output are not in it.",
+          "For the steps to do at the present pace, of a job that makes steps. Evaluations and writing the output are not in it.",
         unit: "s",
         queries: [
-          query(
-            `(max(rankmesh_train_steps{${JOB}}) - max(rankmesh_train_step{${JOB}}) > 0) / ${PACE} or vector(0)`,
-            "left",
-          ),
+          query(`(${TO_DO} - ${DONE} > 0) / (${PACE} > 0) or (${TO_DO} - ${DONE} == 0)`, "left"),
         ],
         width: 5,
         height: 4,
