@@ -152,12 +152,12 @@ describe("coordinator: faults", function () {
 
   it("gives up a worker that sends no heartbeat, and its job with it", async () => {
     await coordinator.stop();
-    coordinator = await CoordinatorHarness.start({ limits: { leaseMs: 300 } });
+    coordinator = await CoordinatorHarness.start({ limits: { leaseMs: 1_500 } });
     const [silent] = await joinWith(2, 0, { silent: true });
     const { jobId } = await coordinator.submit(smallJob(1, 2));
     const { error } = await coordinator.finished(jobId);
     expect(error?.message).to.match(
-      /^rank 0 \(worker w0\) was lost before the first step: no heartbeat for 0\.\d s \(the limit is 0\.3 s\)$/,
+      /^rank 0 \(worker w0\) was lost before the first step: no heartbeat for \d+(\.\d)? s \(the limit is 1\.5 s\)$/,
     );
     await coordinator.until("the session is cut off", () => silent?.sessionError !== undefined);
     expect(silent?.sessionError?.message).to.contain('worker "w0" was given up: no heartbeat');
@@ -165,7 +165,7 @@ describe("coordinator: faults", function () {
 
   it("names the ranks that are not ready in time", async () => {
     await coordinator.stop();
-    coordinator = await CoordinatorHarness.start({ limits: { readyMs: 200 } });
+    coordinator = await CoordinatorHarness.start({ limits: { readyMs: 1_000 } });
     await joinWith(2, 1, { neverReady: true });
     const { jobId } = await coordinator.submit(smallJob(1, 2));
     const { error } = await coordinator.finished(jobId);
@@ -175,11 +175,11 @@ describe("coordinator: faults", function () {
 
   it("names the rank that stalls in a step", async () => {
     await coordinator.stop();
-    coordinator = await CoordinatorHarness.start({ limits: { stepMs: 200 } });
+    coordinator = await CoordinatorHarness.start({ limits: { stepMs: 1_000 } });
     await joinWith(2, 1, { onStep: (step) => (step === 1 ? "hang" : undefined) });
     const { jobId } = await coordinator.submit(smallJob(1, 2));
     const { error } = await coordinator.finished(jobId);
-    expect(error?.message).to.equal("rank 1 (worker w1): no report of step 1 within 0.2 s");
+    expect(error?.message).to.equal("rank 1 (worker w1): no report of step 1 within 1 s");
   });
 
   it("fails with its step when the loss is NaN, keeps that loss, and writes no output", async () => {
@@ -222,12 +222,12 @@ describe("coordinator: faults", function () {
     [
       "keeps silent about its shard",
       { silentShards: true },
-      /^rank 1 \(worker w1\) sent nothing of w\d\.weight for 0\.3 s/,
+      /^rank 1 \(worker w1\) sent nothing of w\d\.weight for 1 s/,
     ],
   ] as const) {
     it(`leaves no file when a rank ${what}`, async () => {
       await coordinator.stop();
-      coordinator = await CoordinatorHarness.start({ limits: { readShardMs: 300 } });
+      coordinator = await CoordinatorHarness.start({ limits: { readShardMs: 1_000 } });
       await joinWith(2, 1, misbehaviour);
       const { jobId } = await coordinator.submit(
         smallJob(1, 2, { output: { safetensors: "out.safetensors" } }),
@@ -276,7 +276,7 @@ describe("coordinator: faults", function () {
 
   it("ends a cancelled job without a rank that does not let go, and cuts that worker off later", async () => {
     await coordinator.stop();
-    coordinator = await CoordinatorHarness.start({ limits: { releaseMs: 200, drainMs: 300 } });
+    coordinator = await CoordinatorHarness.start({ limits: { releaseMs: 200, drainMs: 2_000 } });
     const [, stubborn] = await joinWith(2, 1, { onStep: () => "hang", neverReleases: true });
     const { jobId } = await coordinator.submit(smallJob(1, 2));
     await coordinator.until("steps", () => (stubborn?.batches.length ?? 0) > 0);
