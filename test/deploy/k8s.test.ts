@@ -388,11 +388,11 @@ describe("manifests for Kubernetes", function () {
     () => {
       const readme = readFileSync(rootPath("deploy/k8s/README.md"), "utf8");
       const overlay = /```yaml\n([^`]*kind: Kustomization[^`]*)```/.exec(readme)?.[1] ?? "";
-      const folder = /`deploy\/k8s\/(overlays\/\w+)\/kustomization\.yaml`/.exec(readme)?.[1] ?? "";
-      expect(readme).to.include(`kubectl apply -k deploy/k8s/${folder}\n`);
+      const folder = /`([\w-]+)\/kustomization\.yaml`/.exec(readme)?.[1] ?? "";
+      expect(readme).to.include(`kubectl apply -k ${folder}\n`);
       const root = mkdtempSync(join(tmpdir(), "rankmesh-k8s-"));
       try {
-        cpSync(rootPath("deploy/k8s"), root, { recursive: true });
+        cpSync(rootPath("deploy/k8s"), join(root, "deploy/k8s"), { recursive: true });
         mkdirSync(join(root, folder));
         writeFileSync(join(root, folder, "kustomization.yaml"), overlay);
         const objects = render(folder, root);
