@@ -9,12 +9,12 @@ import { commandsOf } from "./shell-words.ts";
 
 /** Programs that documents call beside `npx rankmesh` and `npm`. What they are given is checked only by blocks that run. */
 const OTHER_PROGRAMS: ReadonlySet<string> = new Set([
-  "curl",
   "apt-get",
   "cd",
   "cmp",
   "command",
   "cp",
+  "curl",
   "docker",
   "echo",
   "export",
