@@ -151,16 +151,16 @@ class Rank {
     if (arrived > 0) this.#view(index).staging?.arrivedMore();
   }
 
-  run(index: number): Promise<void> {
+  run(index: number, step = 0): Promise<void> {
     const collective = this.program.collectives[index];
     if (collective === undefined) throw new Error(`no collective ${index}`);
-    return this.group.run(collective, key(index, 0, index), this.#view(index), 0);
+    return this.group.run(collective, key(index, step, index), this.#view(index), 0);
   }
 
   /** The peer's frame `segment` of one piece: floats from `first` on. */
-  frame(index: number, segment: number, first: number): void {
+  frame(index: number, segment: number, first: number, step = 0): void {
     const payload = bytes(floats(PIECE, first));
-    this.peer.arrive(1, { ...key(index, 0, index), segment, batchHash: 0, payload });
+    this.peer.arrive(1, { ...key(index, step, index), segment, batchHash: 0, payload });
   }
 
   /** What the compute thread does when it is woken. */
@@ -212,6 +212,7 @@ describe("operands staged on the host, on the look-alike", () => {
     const where = inPlace ? "in place" : "from one slot to another";
     it(`all-reduce ${where}: frames of the first piece leave before the last is on the host, and what is final is on the device before the last frame came`, async () => {
       const r = load({ op: "allReduce", pieces: 4, inPlace });
+      expect(r.views[0]?.staging?.pieces.outputAt).to.equal(inPlace ? 0 : undefined);
       const [input = -1, output = -1] = inPlace ? [0, 0] : [0, 1];
       r.loaded.write(input, bytes(floats(4 * PIECE, 1)));
       r.start(0);
@@ -257,6 +258,9 @@ describe("operands staged on the host, on the look-alike", () => {
     expect(r.peer.frames).to.have.length(0);
     r.bring(0);
     expect(r.peer.frames.map(({ segment }) => segment)).to.deep.equal([0]);
+    expect(r.host("input", 0).map(isPoison)).to.deep.equal(
+      Array.from({ length: 8 }, (_, piece) => piece !== 0 && piece !== 4),
+    );
     for (let segment = 0; segment < 4; segment++) {
       while (r.control.arrivedPieces(0) < 2 + 2 * segment) r.bring(0);
       r.frame(0, segment, 10_000);
@@ -309,6 +313,30 @@ describe("operands staged on the host, on the look-alike", () => {
     ] as const) {
       const result = r.device(slot);
       expect([result[0], result[PIECE]]).to.deep.equal([first + 10_000, first + PIECE + 20_000]);
+    }
+    end();
+  });
+
+  it("a collective that runs again returns all of its result again, each piece once", async () => {
+    const r = load({ op: "allReduce", pieces: 4 });
+    const returns = (): number => device.calls("cuMemcpyHtoDAsync_v2");
+    for (const step of [0, 1]) {
+      r.loaded.write(0, bytes(floats(4 * PIECE, 1000 * step)));
+      const before = returns();
+      r.start(0);
+      while (r.control.arrivedPieces(0) < 4) r.bring(0);
+      const running = r.run(0, step);
+      for (let segment = 0; segment < 4; segment++) {
+        r.frame(0, segment, 10_000, step);
+        if (segment < 3) r.returnFinal(0);
+      }
+      await running;
+      r.loaded.finishCollective(0);
+      expect(returns() - before).to.equal(4);
+      const result = r.device(1);
+      const firsts = [0, 1, 2, 3].map((piece) => result[piece * PIECE]);
+      const wanted = [0, 1, 2, 3].map((piece) => 1000 * step + piece * PIECE + 10_000);
+      expect(firsts).to.deep.equal(wanted);
     }
     end();
   });
