@@ -56,7 +56,9 @@ function hostBuffers(collective: Collective, size: number, inPlace: boolean): Co
 async function unstaged(collective: Collective, size: number): Promise<Uint8Array[]> {
   const { groups } = ranksInMemory(lineMesh(size), [collective]);
   const buffers = hostBuffers(collective, size, false);
-  await Promise.all(buffers.map((own, rank) => groups[rank]?.run(collective, key(), own, 0)));
+  await Promise.all(
+    buffers.map(async (own, rank) => await groups[rank]?.run(collective, key(), own, 0)),
+  );
   return buffers.map(({ output }) => output);
 }
 
