@@ -68,20 +68,20 @@ describe("cuda ranks whose collectives come and go in pieces", function () {
     return handles;
   }
 
-  /** What a job gives, and the copies that it took to the host and back. */
+  /** What a job gives, the copies that it took to the host, and the waits of streams for others. */
   async function train(spec: JobSpecInput, ranks: number, pieceBytes: number) {
     await enlist(ranks, pieceBytes);
-    const copies = (): number[] =>
-      ["cuMemcpyDtoHAsync_v2", "cuMemcpyHtoDAsync_v2"].map((call) => device.calls(call));
-    const before = copies();
+    const counts = (): number[] =>
+      ["cuMemcpyDtoHAsync_v2", "cuStreamWaitEvent"].map((call) => device.calls(call));
+    const before = counts();
     const { jobId } = await coordinator.submit(spec);
     const { state, error, loss, gradNorm, ...job } = await coordinator.finished(jobId);
     expect(state, error?.message).to.equal("JOB_STATE_SUCCEEDED");
-    const [fetched = 0, sent = 0] = copies().map((calls, i) => calls - (before[i] ?? 0));
+    const [fetched = 0, waits = 0] = counts().map((calls, i) => calls - (before[i] ?? 0));
     await workers.stop();
     const weights = await readFile(join(coordinator.dir, "out.safetensors"));
     const peaks = job.ranks.map(({ peakMemoryBytes }) => peakMemoryBytes);
-    return { loss, gradNorm, weights, peaks, fetched, sent };
+    return { loss, gradNorm, weights, peaks, fetched, waits };
   }
 
   for (const [what, ranks, mesh, sharding] of [
@@ -97,6 +97,8 @@ describe("cuda ranks whose collectives come and go in pieces", function () {
       const whole = await train(spec, ranks, WHOLE);
       const inPieces = await train(spec, ranks, SMALL);
       expect(inPieces.fetched).to.be.above(1.5 * whole.fetched);
+      // One more for each collective of which something went back before its end; with chunks from three peers some surely do.
+      if (ranks === 4) expect(inPieces.waits).to.be.above(whole.waits);
       expect(inPieces.loss).to.deep.equal(whole.loss);
       expect(inPieces.gradNorm).to.deep.equal(whole.gradNorm);
       expect(inPieces.peaks).to.deep.equal(whole.peaks);
