@@ -80,8 +80,12 @@ class TimedProgram implements LoadedProgram {
     this.#loaded.startCollective(index);
   }
 
-  collectiveReady(index: number, wait: boolean): boolean {
-    return this.#loaded.collectiveReady(index, wait);
+  collectiveReady(index: number, wait: boolean, place?: number): boolean {
+    return this.#loaded.collectiveReady(index, wait, place);
+  }
+
+  returnPieces(index: number, pieces: number): void {
+    this.#loaded.returnPieces?.(index, pieces);
   }
 
   finishCollective(index: number): void {

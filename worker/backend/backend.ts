@@ -5,6 +5,7 @@ import type {
   Program,
   StoredTensor,
 } from "../../shared/program/program.ts";
+import type { OperandPieces } from "../collective/operand-pieces.ts";
 
 export type BackendName = "cuda" | "cpu" | "gpujs" | "reference";
 
@@ -76,8 +77,13 @@ export interface LoadedProgram {
   collectiveOperands(index: number): CollectiveOperands;
   /** Begins to bring the input of collective `index`, as instructions before make it, to its operand. */
   startCollective(index: number): void;
-  /** Whether it is there. With `wait`, returns true when it is. */
-  collectiveReady(index: number, wait: boolean): boolean;
+  /**
+   * Whether it is there; of operands in pieces, whether the first `place` + 1 in their order are. With `wait`, returns true
+   * when it is.
+   */
+  collectiveReady(index: number, wait: boolean, place?: number): boolean;
+  /** Of operands in pieces: those of the output whose bits are set are as they stay, and may go to where instructions read them. */
+  returnPieces?(index: number, pieces: number): void;
   /** Collective `index` has left its result in its operand: makes it what later instructions read. */
   finishCollective(index: number): void;
   /** Waits until all work handed over is done. */
@@ -110,6 +116,8 @@ export interface EndedCollective {
 export interface CollectiveOperands {
   readonly input: bigint;
   readonly output: bigint;
+  /** Where the input comes, and the output goes, in pieces while the collective runs. */
+  readonly pieces?: OperandPieces | undefined;
 }
 
 /** High-water mark of what a backend asked the system for. Sampling nothing, it misses nothing. */

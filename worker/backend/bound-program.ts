@@ -46,7 +46,8 @@ export interface ArenaDevice {
   readonly exchange?: DeviceExchange;
   collectiveOperands(index: number): CollectiveOperands;
   startCollective(index: number): void;
-  collectiveReady(index: number, wait: boolean): boolean;
+  collectiveReady(index: number, wait: boolean, place?: number): boolean;
+  returnPieces?(index: number, pieces: number): void;
   finishCollective(index: number): void;
   synchronize(): void;
   /** Frees the arena and whatever else the program took. */
@@ -156,8 +157,12 @@ export class BoundProgram implements LoadedProgram {
     this.#live().startCollective(index);
   }
 
-  collectiveReady(index: number, wait: boolean): boolean {
-    return this.#live().collectiveReady(index, wait);
+  collectiveReady(index: number, wait: boolean, place?: number): boolean {
+    return this.#live().collectiveReady(index, wait, place);
+  }
+
+  returnPieces(index: number, pieces: number): void {
+    this.#live().returnPieces?.(index, pieces);
   }
 
   finishCollective(index: number): void {

@@ -1,4 +1,4 @@
-import { InternalError, PeerError } from "../../shared/errors.ts";
+import { InternalError, PeerError, UnavailableError } from "../../shared/errors.ts";
 import { groupOf } from "../../shared/mesh/mesh.ts";
 import {
   type Collective,
@@ -86,7 +86,8 @@ interface EarlyFrames {
  *
  * Frames that come early are held, up to a limit, then the peer's stream is paused. That cannot deadlock:
  * all ranks begin collectives in program order, and a peer is ahead of this rank only with collectives that
- * this rank begins before it waits for anything that the peer has not sent before them.
+ * this rank begins before it waits for anything that the peer has not sent before them. A collective that has begun gets all of
+ * its input whatever its peers do, so frames that wait for some of it cannot hold up their stream for good either.
  */
 export class PeerCollectiveGroup implements CollectiveGroup {
   readonly #options: PeerCollectiveGroupOptions;
@@ -179,7 +180,9 @@ export class PeerCollectiveGroup implements CollectiveGroup {
       fail: (error) => this.#fail(error),
       done: () => this.#finish(pending),
       waited: (peer, seconds) => this.#options.observer?.waited?.(peer, seconds),
+      kept: (peer, bytes) => this.#keep(peer, bytes),
     });
+    buffers.staging?.onArrival(() => this.#guard(() => run.resume()));
     const beganMs = performance.now();
     const pending: PendingRun = {
       run,
@@ -247,13 +250,31 @@ export class PeerCollectiveGroup implements CollectiveGroup {
         { code: "DATA_LOSS", rank, peer, step },
       );
     }
+    this.#earlyOf(peer).frames.push(frame);
+    this.#keep(peer, payload.length);
+  }
+
+  #earlyOf(peer: number): EarlyFrames {
     const early = this.#early.get(peer) ?? { frames: [], bytes: 0, paused: false };
     this.#early.set(peer, early);
-    early.frames.push(frame);
-    early.bytes += payload.length;
-    if (!early.paused && early.bytes > (this.#options.earlyBytes ?? DEFAULT_EARLY_BYTES)) {
+    return early;
+  }
+
+  /**
+   * Counts bytes of a peer's frames that nothing can be done with yet, and pauses its stream while they are too many:
+   * those of collectives not begun, and those that wait for input that a device is bringing.
+   */
+  #keep(peer: number, bytes: number): void {
+    if (this.#failure !== undefined) return;
+    const limit = this.#options.earlyBytes ?? DEFAULT_EARLY_BYTES;
+    const early = this.#earlyOf(peer);
+    early.bytes += bytes;
+    if (!early.paused && early.bytes > limit) {
       early.paused = true;
       this.#transport.pause(peer);
+    } else if (early.paused && early.bytes <= limit / 2) {
+      early.paused = false;
+      this.#transport.resume(peer);
     }
   }
 
@@ -268,10 +289,7 @@ export class PeerCollectiveGroup implements CollectiveGroup {
       early.bytes -= frame.payload.length;
       this.#deliver(pending, peer, frame);
     }
-    if (early.paused && early.bytes <= (this.#options.earlyBytes ?? DEFAULT_EARLY_BYTES) / 2) {
-      early.paused = false;
-      this.#transport.resume(peer);
-    }
+    this.#keep(peer, 0);
   }
 
   #lose(peer: number, cause: Error): void {
@@ -307,6 +325,16 @@ export class PeerCollectiveGroup implements CollectiveGroup {
     if (stuck === undefined) return;
     const { rank } = this.#options;
     const { run } = stuck;
+    const missing = run.missingInput();
+    if (missing !== undefined) {
+      // Its peers may wait for this rank, and it for them because of that: the first cause is told.
+      this.#fail(
+        new UnavailableError(
+          `rank ${rank}: the device brought ${missing.pieces} of ${missing.of} pieces of the input of ${run.what()}, and no more within ${this.#timeoutMs} ms`,
+        ),
+      );
+      return;
+    }
     const waits = run.waitingFor();
     const first = waits[0];
     if (first === undefined) {

@@ -1,9 +1,19 @@
 import { InternalError, PeerError } from "../../shared/errors.ts";
 import type { Collective } from "../../shared/program/program.ts";
-import { chunkBytes, forEachRun, isContiguous, regionBytes, storeRegion } from "./chunk-layout.ts";
+import {
+  chunkBytes,
+  forEachRun,
+  isContiguous,
+  type Region,
+  regionBytes,
+  segmentsOf,
+  storeRegion,
+} from "./chunk-layout.ts";
 import type { CollectiveBuffers, CollectiveKey, Frame } from "./collective.ts";
+import { keepsInputApart } from "./operand-pieces.ts";
 import { releaseBuffer } from "./release-buffer.ts";
 import type { Lane, Schedule, ScheduledReceive, ScheduledSend } from "./schedule.ts";
+import { StagedProgress } from "./staged-progress.ts";
 import type { SumKernel } from "./sum-kernel.ts";
 
 export interface RunContext {
@@ -28,6 +38,8 @@ export interface RunContext {
   readonly done: () => void;
   /** Seconds that the run stood still for a frame of `peer`. */
   readonly waited: (peer: number, seconds: number) => void;
+  /** Bytes of frames of `peer` that are kept until own input is there; negative: that are no longer kept. */
+  readonly kept: (peer: number, bytes: number) => void;
 }
 
 interface SendLane extends Lane<ScheduledSend> {
@@ -40,6 +52,10 @@ interface SendLane extends Lane<ScheduledSend> {
 interface ReceiveLane extends Lane<ScheduledReceive> {
   /** Next frame to come. */
   next: number;
+  /** Next frame to be worked in. */
+  applied: number;
+  /** Frames that came and wait for own input, from `applied` on. */
+  readonly kept: Uint8Array[];
 }
 
 /** One collective in flight: carries out its schedule, event by event. Never blocks. */
@@ -57,6 +73,10 @@ export class CollectiveRun {
   #nextUnit = 0;
   /** What is sent and contributed: the input, or a copy where the sums would overwrite it too early. */
   readonly #own: Uint8Array;
+  /** What this rank's output takes from its own input, and how much of that is done. */
+  readonly #ownRegions: readonly Region[];
+  #ownDone = 0;
+  readonly #staged: StagedProgress | undefined;
   #open: number;
   #ended = false;
   /** performance.now() of the last frame taken or handed over. */
@@ -66,15 +86,18 @@ export class CollectiveRun {
     this.#context = context;
     const { schedule, descriptor, group, buffers } = context;
     this.#sends = schedule.sends.map((lane) => ({ ...lane, next: 0, handed: 0 }));
-    this.#receives = schedule.receives.map((lane) => ({ ...lane, next: 0 }));
+    this.#receives = schedule.receives.map((lane) => ({ ...lane, next: 0, applied: 0, kept: [] }));
     this.#relayCount = schedule.sends[0]?.items.filter(({ relays }) => relays >= 0).length ?? 0;
     this.#contributions = schedule.sumUnits.map(() => []);
     this.#open = [...schedule.sends, ...schedule.receives].filter((l) => l.items.length > 0).length;
     // The sum of the first two contributions would overwrite the third in place: with more than two ranks the
     // payload is small, so keep it apart. Two ranks wait until a segment is handed over instead.
-    const snapshot =
-      descriptor.op === "allReduce" && descriptor.algorithm === "direct" && group.length > 2;
+    const snapshot = keepsInputApart(descriptor, group.length);
     this.#own = snapshot ? buffers.input.slice() : buffers.input;
+    if (buffers.staging !== undefined) {
+      this.#staged = new StagedProgress(descriptor.op, schedule, buffers.staging);
+    }
+    this.#ownRegions = this.#regionsOfOwn();
   }
 
   get key(): CollectiveKey {
@@ -91,33 +114,32 @@ export class CollectiveRun {
 
   /** Sends what needs no peer. Ends at once when there is nothing to exchange. */
   start(): void {
-    const { descriptor, schedule, buffers, index, group } = this.#context;
-    if (group.length <= 1) {
-      if (buffers.output !== buffers.input) buffers.output.set(buffers.input);
-    } else if (descriptor.op === "allGather") {
-      const own = { chunk: index, start: 0, end: chunkBytes(schedule.layout, index) };
-      const { input, output } = buffers;
-      const inPlace =
-        isContiguous(schedule.layout) &&
-        input.buffer === output.buffer &&
-        input.byteOffset === output.byteOffset + index * own.end;
-      if (!inPlace) storeRegion(schedule.layout, own, output, input);
-    } else if (descriptor.op === "allToAll") {
-      const own = { chunk: index, start: 0, end: chunkBytes(schedule.layout, index) };
-      storeRegion(
-        schedule.layout,
-        own,
-        buffers.output,
-        regionBytes(schedule.layout, own, buffers.input),
-      );
-    }
-    if (this.#open === 0) this.#finish();
-    else this.#pump();
+    this.#takeOwn();
+    this.#pump();
+    this.#finishIfDone();
+  }
+
+  /** More of the input is there: goes on with what waited for it. */
+  resume(): void {
+    if (this.#ended) return;
+    this.lastProgressMs = performance.now();
+    this.#takeOwn();
+    for (const lane of this.#receives) this.#applyKept(lane);
+    this.#sumUnits();
+    this.#pump();
+    this.#finishIfDone();
   }
 
   /** Ends the run without a result: later events are ignored. */
   stop(): void {
     this.#ended = true;
+    for (const { kept } of this.#receives) kept.length = 0;
+  }
+
+  /** Pieces of the input that are there, and all, where some are missing. */
+  missingInput(): { readonly pieces: number; readonly of: number } | undefined {
+    const arrived = this.#staged?.arrived;
+    return arrived !== undefined && arrived.pieces < arrived.of ? arrived : undefined;
   }
 
   /** Whether a frame of this rank is still to come. */
@@ -168,12 +190,100 @@ export class CollectiveRun {
     const now = performance.now();
     this.#context.waited(peer, Math.max(0, now - this.lastProgressMs) / 1000);
     this.lastProgressMs = now;
-    const position = lane.next;
     lane.next += 1;
-    this.#apply(lane.peer, item, position, frame.payload);
-    if (lane.next === lane.items.length) this.#open -= 1;
+    if (lane.kept.length > 0 || !this.#mayApply(item)) {
+      lane.kept.push(frame.payload);
+      this.#context.kept(peer, frame.payload.length);
+      return;
+    }
+    this.#applyNext(lane, item, frame.payload);
     this.#pump();
     this.#finishIfDone();
+  }
+
+  #applyNext(lane: ReceiveLane, item: ScheduledReceive, payload: Uint8Array): void {
+    const position = lane.applied;
+    lane.applied += 1;
+    this.#apply(lane.peer, item, position, payload);
+    if (lane.applied === lane.items.length) this.#open -= 1;
+  }
+
+  /** Works in the frames that waited for own input, as far as it is there. */
+  #applyKept(lane: ReceiveLane): void {
+    for (;;) {
+      const [payload] = lane.kept;
+      const item = lane.items[lane.applied];
+      if (payload === undefined || item === undefined || !this.#mayApply(item)) return;
+      lane.kept.shift();
+      // Before it is worked in, which may empty it.
+      const bytes = payload.length;
+      this.#applyNext(lane, item, payload);
+      this.#context.kept(this.#rank(lane.peer), -bytes);
+    }
+  }
+
+  /** Whether own input that a frame is summed with, or that comes to where it is written, is there. */
+  #mayApply({ action, region }: ScheduledReceive): boolean {
+    const staged = this.#staged;
+    if (staged === undefined) return true;
+    switch (action) {
+      case "store":
+        return staged.mayWrite(region);
+      case "reduce":
+        return this.#mayTake(region);
+      case "relay":
+        return staged.inputThere(region);
+      case "sum":
+        // Its unit waits, not the frame.
+        return true;
+    }
+  }
+
+  /** Whether a region's own input is there, and its output may be written. */
+  #mayTake(region: Region): boolean {
+    const staged = this.#staged;
+    return staged === undefined || (staged.inputThere(region) && staged.mayWrite(region));
+  }
+
+  /** Own input that no frame carries to the output: the own chunk of what is gathered, or all of a group of one. */
+  #regionsOfOwn(): Region[] {
+    const { descriptor, schedule, group, index } = this.#context;
+    const { op, segmentBytes } = descriptor;
+    if (group.length > 1 && op !== "allGather" && op !== "allToAll") return [];
+    const { layout } = schedule;
+    if (this.#staged !== undefined) return segmentsOf(layout, index, segmentBytes);
+    return [{ chunk: index, start: 0, end: chunkBytes(layout, index) }];
+  }
+
+  #takeOwn(): void {
+    const { descriptor, schedule, buffers } = this.#context;
+    const { input, output } = buffers;
+    const { layout } = schedule;
+    const inPlace = this.#isOwnInPlace();
+    for (; this.#ownDone < this.#ownRegions.length; this.#ownDone++) {
+      const region = this.#ownRegions[this.#ownDone];
+      if (region === undefined) return;
+      if (!this.#mayTake(region)) return;
+      if (!inPlace) {
+        const bytes =
+          descriptor.op === "allGather"
+            ? input.subarray(region.start, region.end)
+            : regionBytes(layout, region, input);
+        storeRegion(layout, region, output, bytes);
+      }
+      this.#staged?.final(region);
+    }
+  }
+
+  /** Whether own input lies where the output has it. */
+  #isOwnInPlace(): boolean {
+    const { descriptor, schedule, buffers, index, group } = this.#context;
+    const { input, output, staging } = buffers;
+    if (group.length <= 1) return input === output || staging?.pieces.outputAt === 0;
+    if (descriptor.op !== "allGather" || !isContiguous(schedule.layout)) return false;
+    const at = index * chunkBytes(schedule.layout, index);
+    if (staging !== undefined) return staging.pieces.outputAt === -at;
+    return input.buffer === output.buffer && input.byteOffset === output.byteOffset + at;
   }
 
   #apply(peerIndex: number, item: ScheduledReceive, position: number, payload: Uint8Array): void {
@@ -184,6 +294,7 @@ export class CollectiveRun {
     switch (item.action) {
       case "store":
         storeRegion(layout, region, buffers.output, payload);
+        this.#staged?.received(item);
         if (position < this.#relayCount && !isContiguous(layout))
           this.#relayed.set(position, payload);
         return;
@@ -191,6 +302,7 @@ export class CollectiveRun {
         if (op === "allReduce") {
           const target = regionBytes(layout, region, buffers.output);
           sum(dtype, target, payload, regionBytes(layout, region, buffers.input));
+          this.#staged?.received(item);
           releaseBuffer(payload);
           return;
         }
@@ -199,6 +311,7 @@ export class CollectiveRun {
           const own = buffers.input.subarray(offset, offset + length);
           sum(dtype, target, payload.subarray(at, at + length), own);
         });
+        this.#staged?.received(item);
         releaseBuffer(payload);
         return;
       case "relay":
@@ -231,6 +344,7 @@ export class CollectiveRun {
       const given = this.#contributions[this.#nextUnit];
       if (region === undefined || given === undefined || this.#nextUnit >= handed) return;
       if (this.#receives.some((lane) => given[lane.peer] === undefined)) return;
+      if (!this.#mayTake(region)) return;
       given[index] = regionBytes(schedule.layout, region, this.#own);
       const target = buffers.output.subarray(region.start, region.end);
       let total = given[0];
@@ -241,6 +355,7 @@ export class CollectiveRun {
         sum(descriptor.dtype, target, total, addend);
         total = target;
       }
+      this.#staged?.final(region);
       this.#contributions[this.#nextUnit] = [];
       given.forEach((contribution, giver) => {
         if (giver !== index && contribution !== undefined) releaseBuffer(contribution);
@@ -311,11 +426,12 @@ export class CollectiveRun {
     if (relays < 0) {
       if (position >= paceFrames && position - paceFrames >= this.#receivedByAll())
         return undefined;
+      if (this.#staged?.inputThere(region) === false) return undefined;
       if (descriptor.op === "allGather") return this.#own.subarray(region.start, region.end);
       return regionBytes(layout, region, this.#own);
     }
     const source = this.#receives[0];
-    if (source === undefined || source.next <= relays) return undefined;
+    if (source === undefined || source.applied <= relays) return undefined;
     return this.#relayed.get(relays) ?? regionBytes(layout, region, buffers.output);
   }
 
@@ -329,7 +445,9 @@ export class CollectiveRun {
   }
 
   #finishIfDone(): void {
-    if (this.#open === 0 && this.#nextUnit === this.#contributions.length) this.#finish();
+    const units = this.#contributions.length;
+    const own = this.#ownRegions.length;
+    if (this.#open === 0 && this.#nextUnit === units && this.#ownDone === own) this.#finish();
   }
 
   #finish(): void {

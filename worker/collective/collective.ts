@@ -1,4 +1,5 @@
 import type { Collective } from "../../shared/program/program.ts";
+import type { OperandPieces } from "./operand-pieces.ts";
 
 /** Names one run of one collective. Frames of another job, generation, step or collective are refused. */
 export interface CollectiveKey {
@@ -13,6 +14,19 @@ export interface CollectiveKey {
 export interface CollectiveBuffers {
   readonly input: Uint8Array;
   readonly output: Uint8Array;
+  /** Where the input comes and the output goes in pieces while the collective runs; left out: all of the input is there. */
+  readonly staging?: StagedOperands | undefined;
+}
+
+/** Operands that a device brings and takes in pieces. */
+export interface StagedOperands {
+  readonly pieces: OperandPieces;
+  /** Pieces of the input that are there: so many of the first in their order. It grows until all are. */
+  arrived(): number;
+  /** Told by the run: piece `piece` of the output is as it stays. */
+  final(piece: number): void;
+  /** Has `handler` called whenever more pieces are there; it replaces that of an earlier run. */
+  onArrival(handler: () => void): void;
 }
 
 /**

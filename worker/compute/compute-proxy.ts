@@ -20,6 +20,7 @@ import type {
   StepResult,
 } from "./messages.ts";
 import { fromPlainError } from "./plain-error.ts";
+import { SharedPieces } from "./shared-pieces.ts";
 
 export interface ComputeOptions {
   readonly backendModule: string;
@@ -74,7 +75,7 @@ export class ComputeProxy {
   readonly #spareBuffers: ArrayBuffer[] = [];
   readonly #moveQueue: (() => void)[] = [];
   readonly #collectivesUnderWay = new Set<Promise<void>>();
-  #views: CollectiveBuffers[] = [];
+  #views: CollectiveViews[] = [];
   #moving = 0;
   #nextMove = 0;
   /** The one request other than moves that is under way. */
@@ -124,7 +125,7 @@ export class ComputeProxy {
     if (typeof reply === "number" || reply.kind !== "loaded") throw unexpected(reply, "loaded");
     keepYoungGenerationSmall();
     if (this.#options.exchange === undefined) {
-      this.#views = collectiveViews(this.#options.program, reply.addresses);
+      this.#views = collectiveViews(this.#options.program, reply.addresses, this.#control);
     }
     const { device, memory, exchangeIds } = reply;
     return { device, memory, exchangeIds };
@@ -253,6 +254,9 @@ export class ComputeProxy {
       case "collectives":
         this.#options.onCollectives?.(message.ended);
         return;
+      case "pieces":
+        this.#views[message.collective]?.staging?.arrivedMore();
+        return;
       case "roomForBatches":
         this.#options.onBatchRoom();
         return;
@@ -376,13 +380,22 @@ export class ComputeProxy {
   }
 }
 
-function collectiveViews(program: Program, addresses: CollectiveAddresses): CollectiveBuffers[] {
+interface CollectiveViews extends CollectiveBuffers {
+  readonly staging: SharedPieces | undefined;
+}
+
+function collectiveViews(
+  program: Program,
+  addresses: CollectiveAddresses,
+  control: ControlBlock,
+): CollectiveViews[] {
   return program.collectives.map((collective, i) => {
     const at = addresses[i];
     if (at === undefined) throw new InternalError(`no addresses of collective ${i}`);
     return {
       input: slotView(program.slots[collective.inputSlot], at.input),
       output: slotView(program.slots[collective.outputSlot], at.output),
+      staging: at.pieces && new SharedPieces(at.pieces, control, i),
     };
   });
 }

@@ -1,10 +1,17 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { DeviceError, FailedPreconditionError, InternalError } from "../../shared/errors.ts";
 import type { Backend, LoadedProgram } from "../backend/backend.ts";
+import { pieceCount } from "../collective/operand-pieces.ts";
 import { loadBackend } from "./backend-loader.ts";
 import { BatchRing } from "./batch-ring.ts";
 import { ComputeAborted, ControlBlock } from "./control-block.ts";
-import type { ComputeReply, ComputeRequest, ComputeStart, MemoryReport } from "./messages.ts";
+import type {
+  CollectiveAddresses,
+  ComputeReply,
+  ComputeRequest,
+  ComputeStart,
+  MemoryReport,
+} from "./messages.ts";
 import { toPlainError } from "./plain-error.ts";
 import { runRounds, StepError } from "./step-loop.ts";
 
@@ -20,6 +27,7 @@ class ComputeThread {
   readonly #batches: BatchRing;
   #backend: Backend | undefined;
   #loaded: LoadedProgram | undefined;
+  #operands: CollectiveAddresses = [];
 
   constructor(
     start: ComputeStart,
@@ -45,12 +53,13 @@ class ComputeThread {
           `backend ${backend.name} cannot run collectives on its device, as rank ${rank} is told to`,
         );
       }
+      this.#operands = onDevice
+        ? []
+        : program.collectives.map((_, index) => loaded.collectiveOperands(index));
       this.#reply({
         kind: "loaded",
         device: backend.device,
-        addresses: onDevice
-          ? []
-          : program.collectives.map((_, index) => loaded.collectiveOperands(index)),
+        addresses: this.#operands,
         memory: this.#memory(),
         exchangeIds: exchange?.makesIds === true ? exchangeIds(loaded) : new Uint8Array(),
       });
@@ -113,7 +122,9 @@ class ComputeThread {
             batches: this.#batches,
             silenceMs: this.#start.silenceMs,
             peakMemoryBytes: () => this.#backend?.memory.peakBytes ?? 0,
+            inputPieces: this.#operands.map(({ pieces }) => pieces && pieceCount(pieces.input)),
             startCollective: this.#reply,
+            morePieces: (collective) => this.#reply({ kind: "pieces", collective }),
             roomForBatches: () => this.#reply({ kind: "roomForBatches" }),
             onCollectives: (ended) => this.#reply({ kind: "collectives", ended }),
             onStep: (report) => this.#reply({ kind: "step", report }),

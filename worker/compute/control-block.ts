@@ -18,7 +18,9 @@ const WAITING = 5;
 /** Two words each: a float64, 8-byte aligned. */
 const STEPS_DONE = 6;
 const STEP = 8;
+/** Three words for each collective: its state, the pieces of its input that are there, and the bits of those of its output that are final. */
 const STATES = 10;
+const WORDS_EACH = 3;
 
 /** What the compute thread is at: computing, waiting for a batch, or waiting for collective n (n >= 0). */
 export const NOT_WAITING = -1;
@@ -49,7 +51,9 @@ export class ControlBlock {
     this.buffer =
       source instanceof SharedArrayBuffer
         ? source
-        : new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT * (STATES + source.numCollectives));
+        : new SharedArrayBuffer(
+            Int32Array.BYTES_PER_ELEMENT * (STATES + WORDS_EACH * source.numCollectives),
+          );
     this.#words = new Int32Array(this.buffer);
     this.#stepsDone = new Float64Array(this.buffer, STEPS_DONE * 4, 1);
     this.#step = new Float64Array(this.buffer, STEP * 4, 1);
@@ -70,8 +74,15 @@ export class ControlBlock {
   }
 
   completeCollective(collective: number): void {
-    Atomics.store(this.#words, STATES + collective, COLLECTIVE_DONE);
+    this.setCollectiveState(collective, COLLECTIVE_DONE);
     this.wakeCompute();
+  }
+
+  /** Piece `piece` of the collective's output is as it stays. */
+  finishPiece(collective: number, piece: number): void {
+    Atomics.or(this.#words, this.#wordOf(collective, 2), 1 << piece);
+    // Who waits for something else, or will look before it waits, is not to be woken.
+    if (this.waiting === collective) this.wakeCompute();
   }
 
   wakeCompute(): void {
@@ -110,7 +121,27 @@ export class ControlBlock {
     return (this.#words[BATCH_HASH] ?? 0) >>> 0;
   }
 
+  /** Pieces of the collective's input that are on the host. */
+  arrivedPieces(collective: number): number {
+    return Atomics.load(this.#words, this.#wordOf(collective, 1));
+  }
+
+  /** Pieces of the collective's output that are final, a bit each. */
+  finalPieces(collective: number): number {
+    return Atomics.load(this.#words, this.#wordOf(collective, 2));
+  }
+
   // --- Compute thread ---
+
+  setArrivedPieces(collective: number, pieces: number): void {
+    Atomics.store(this.#words, this.#wordOf(collective, 1), pieces);
+  }
+
+  /** Before the collective starts: none of its pieces is there, none is final. */
+  clearPieces(collective: number): void {
+    this.setArrivedPieces(collective, 0);
+    Atomics.store(this.#words, this.#wordOf(collective, 2), 0);
+  }
 
   set step(value: number) {
     this.#step[0] = value;
@@ -155,11 +186,11 @@ export class ControlBlock {
   }
 
   collectiveState(collective: number): number {
-    return Atomics.load(this.#words, STATES + collective);
+    return Atomics.load(this.#words, this.#wordOf(collective, 0));
   }
 
   setCollectiveState(collective: number, state: number): void {
-    Atomics.store(this.#words, STATES + collective, state);
+    Atomics.store(this.#words, this.#wordOf(collective, 0), state);
   }
 
   /**
@@ -195,6 +226,10 @@ export class ControlBlock {
     } finally {
       Atomics.store(this.#words, WAITING, NOT_WAITING);
     }
+  }
+
+  #wordOf(collective: number, word: number): number {
+    return STATES + WORDS_EACH * collective + word;
   }
 }
 

@@ -54,6 +54,8 @@ export type ComputeReply =
     }
   | { readonly kind: "initialized" }
   | { readonly kind: "moved"; readonly id: number; readonly buffer: ArrayBuffer }
+  /** More pieces of the input of a collective that was started are there. */
+  | { readonly kind: "pieces"; readonly collective: number }
   | { readonly kind: "roomForBatches" }
   /** Collectives that ran on the device. */
   | { readonly kind: "collectives"; readonly ended: readonly EndedCollective[] }

@@ -36,8 +36,12 @@ export interface StepLoopContext {
   readonly batches: BatchRing;
   readonly silenceMs: number;
   readonly peakMemoryBytes: () => number;
+  /** Pieces of the input of each collective whose operands come and go in pieces; undefined: it comes as one. */
+  readonly inputPieces: readonly (number | undefined)[];
   /** Collective `index` may run: step, microbatch and batch hash are in the control block. */
   readonly startCollective: (index: number) => void;
+  /** More pieces of the input of collective `index`, which may run, are there: the control block says how many. */
+  readonly morePieces: (index: number) => void;
   /** The ring was full and has room again. */
   readonly roomForBatches: () => void;
   /** Collectives that ran on the device have ended. */
@@ -136,19 +140,43 @@ function runSections(
 }
 
 /**
- * Tells the other thread of collectives whose input is there, in the order of the program. A device brings it while the
- * instructions after the start are handed over; what comes to wait for one needs it, and those before it.
+ * Tells the other thread of collectives whose input is there, or the first piece of it, and of the pieces that follow, in the order
+ * of the program. A device brings it while the instructions after the start are handed over; what comes to wait for one needs it, and
+ * those before it. Nor may the thread wait while a collective that runs lacks pieces: its peers' frames would pile up.
  */
 function announce(context: StepLoopContext, started: number[], needed?: number): void {
   const { loaded, control } = context;
-  const last = needed === undefined ? -1 : started.indexOf(needed);
-  for (let i = 0; started[0] !== undefined; i++) {
+  for (;;) {
     const [collective] = started;
-    if (!loaded.collectiveReady(collective, i <= last)) return;
-    started.shift();
-    control.setCollectiveState(collective, COLLECTIVE_STARTED);
-    context.startCollective(collective);
+    if (collective === undefined) return;
+    const pieces = context.inputPieces[collective];
+    const arrived = pieces === undefined ? 0 : control.arrivedPieces(collective);
+    const wait =
+      needed !== undefined &&
+      (started.includes(needed) ||
+        (arrived > 0 && control.collectiveState(needed) !== COLLECTIVE_DONE));
+    if (!loaded.collectiveReady(collective, wait, arrived)) return;
+    if (pieces !== undefined) control.setArrivedPieces(collective, arrived + 1);
+    if (arrived + 1 >= (pieces ?? 1)) started.shift();
+    if (arrived > 0) {
+      context.morePieces(collective);
+    } else {
+      control.setCollectiveState(collective, COLLECTIVE_STARTED);
+      context.startCollective(collective);
+    }
+    if (wait && pieces !== undefined) {
+      control.check();
+      // While later pieces come, earlier ones may have made the round.
+      if (context.inputPieces[needed] !== undefined) returnPieces(context, needed);
+    }
   }
+}
+
+/** Lets what is final of a collective's output go to the device. @returns the pieces, a bit each */
+function returnPieces({ loaded, control }: StepLoopContext, collective: number): number {
+  const final = control.finalPieces(collective);
+  if (final !== 0) loaded.returnPieces?.(collective, final);
+  return final;
 }
 
 /** Compute instructions with nothing between them, or one collective instruction. */
@@ -187,7 +215,10 @@ function exchange(
   }
   if (kind === "start") {
     loaded.startCollective(collective);
-    if (!onDevice) started.push(collective);
+    if (!onDevice) {
+      if (context.inputPieces[collective] !== undefined) control.clearPieces(collective);
+      started.push(collective);
+    }
     return;
   }
   if (started.length > 0) {
@@ -198,7 +229,15 @@ function exchange(
   const done = (): boolean => control.collectiveState(collective) === COLLECTIVE_DONE;
   if (!done()) {
     const sinceMs = performance.now();
-    control.waitUntil(done, collective, silenceMs);
+    if (context.inputPieces[collective] === undefined) {
+      control.waitUntil(done, collective, silenceMs);
+    } else {
+      while (!done()) {
+        const returned = returnPieces(context, collective);
+        const more = (): boolean => done() || control.finalPieces(collective) !== returned;
+        control.waitUntil(more, collective, silenceMs);
+      }
+    }
     timer.waited("collective", sinceMs);
   }
   control.setCollectiveState(collective, COLLECTIVE_IDLE);

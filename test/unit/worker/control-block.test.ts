@@ -27,6 +27,21 @@ describe("ControlBlock", () => {
     expect([0, 1, 2].map((i) => compute.collectiveState(i))).to.deep.equal([0, 0, COLLECTIVE_DONE]);
   });
 
+  it("counts pieces of inputs that are there, and has a bit for each of outputs that is final, by collective", () => {
+    const main = new ControlBlock({ numCollectives: 3 });
+    const compute = new ControlBlock(main.buffer);
+    compute.setArrivedPieces(1, 32);
+    for (const piece of [0, 5, 31]) main.finishPiece(1, piece);
+    main.finishPiece(2, 1);
+    expect([0, 1, 2].map((i) => main.arrivedPieces(i))).to.deep.equal([0, 32, 0]);
+    expect([0, 1, 2].map((i) => compute.finalPieces(i) >>> 0)).to.deep.equal([0, 0x8000_0021, 2]);
+    expect([0, 1, 2].map((i) => compute.collectiveState(i))).to.deep.equal([0, 0, 0]);
+    compute.clearPieces(1);
+    expect([main.arrivedPieces(1), main.finalPieces(1), main.finalPieces(2)]).to.deep.equal([
+      0, 0, 2,
+    ]);
+  });
+
   it("ends a wait by abort", () => {
     const main = new ControlBlock({ numCollectives: 0 });
     const compute = new ControlBlock(main.buffer);

@@ -36,6 +36,7 @@ export class CudaArena implements ArenaDevice {
       readonly rank: number;
       readonly account: MemoryLedger;
       readonly exchange: ExchangeOptions | undefined;
+      readonly leastPieceBytes?: number | undefined;
     },
   ) {
     const { program, account } = from;
@@ -52,7 +53,7 @@ export class CudaArena implements ArenaDevice {
       this.#shuttle = new Shuttle(context);
       owned.push(() => this.#shuttle.dispose());
       if (from.exchange === undefined) {
-        const staging = new Staging(context, program, arena);
+        const staging = new Staging(context, { ...from, arena });
         this.#staging = staging;
         owned.push(() => staging.dispose());
         account.observe("pinned host", staging.bytes);
@@ -95,8 +96,12 @@ export class CudaArena implements ArenaDevice {
     else this.exchange.start(index);
   }
 
-  collectiveReady(index: number, wait: boolean): boolean {
-    return this.#staged().ready(index, wait);
+  collectiveReady(index: number, wait: boolean, place?: number): boolean {
+    return this.#staged().ready(index, wait, place);
+  }
+
+  returnPieces(index: number, pieces: number): void {
+    this.#staged().returnPieces(index, pieces);
   }
 
   finishCollective(index: number): void {

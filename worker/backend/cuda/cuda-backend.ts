@@ -28,6 +28,7 @@ export class CudaBackend implements Backend {
   readonly #libraries: CudaLibraries;
   readonly #device: CudaDevice;
   readonly #tf32: boolean;
+  readonly #leastPieceBytes: number | undefined;
   #context: CudaContext | undefined;
   #loaded = false;
 
@@ -35,6 +36,7 @@ export class CudaBackend implements Backend {
    * @param options.device index or UUID; empty: the first
    * @param options.maxCapability highest compute capability whose kernels are used; newer devices run older ones too
    * @param options.tf32 lets float32 products round their operands to TF32
+   * @param options.leastPieceBytes smallest piece in which operands of collectives are staged; default MIN_PIECE_BYTES
    * @throws FailedPreconditionError when driver, cuBLAS or a device is missing
    */
   constructor(
@@ -42,10 +44,12 @@ export class CudaBackend implements Backend {
       readonly device?: string;
       readonly maxCapability?: number;
       readonly tf32?: boolean;
+      readonly leastPieceBytes?: number;
     } = {},
   ) {
     this.#libraries = openCudaLibraries();
     this.#tf32 = options.tf32 ?? false;
+    this.#leastPieceBytes = options.leastPieceBytes;
     const found = findDevice(bindDriver(this.#libraries.driver), options.device ?? "");
     const { maxCapability = Number.POSITIVE_INFINITY } = options;
     const computeCapability = Math.min(found.computeCapability, maxCapability);
@@ -81,7 +85,14 @@ export class CudaBackend implements Backend {
       program,
       rank,
       account: this.memory,
-      open: () => new CudaArena(context, { program, rank, account: this.memory, exchange }),
+      open: () =>
+        new CudaArena(context, {
+          program,
+          rank,
+          account: this.memory,
+          exchange,
+          leastPieceBytes: this.#leastPieceBytes,
+        }),
       onDispose: () => {
         this.#loaded = false;
       },

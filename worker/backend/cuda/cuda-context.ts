@@ -31,6 +31,8 @@ export class CudaContext {
   readonly computeStream: number;
   /** Copies to the host that overlap with kernels. */
   readonly copyStream: number;
+  /** Copies from the host that overlap with kernels, and with copies to it. */
+  readonly returnStream: number;
   /** Where kernels read the step's scalars. */
   readonly scalars: Address;
   readonly kernels: Kernels;
@@ -59,6 +61,7 @@ export class CudaContext {
       this.#observeContext();
       this.computeStream = this.#stream();
       this.copyStream = this.#stream();
+      this.returnStream = this.#stream();
       const bytes = workspaceBytes(computeCapability);
       const workspace = this.#allocate("workspace", bytes);
       this.scalars = workspace;
