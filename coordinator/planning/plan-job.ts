@@ -12,7 +12,7 @@ import type { OptimizerSpec, ScheduleSpec } from "../../shared/program/program.t
 import type { MeshSizes } from "../job/job-state.ts";
 import type { JobPlan, ModelFacts } from "../planner.ts";
 import { idLimits } from "./id-limits.ts";
-import { buildReport } from "./report.ts";
+import { buildReport, type PlanReport } from "./report.ts";
 
 export type { ModelFacts } from "../planner.ts";
 
@@ -30,16 +30,19 @@ export function planJob(
 ): JobPlan {
   const graph = modelGraph(spec, facts);
   const { program, notes } = compileWithin(compileRequest(spec, graph, sizes), spec, memoryBytes);
+  let report: PlanReport | undefined;
   return {
     program,
     notes,
     idLimits: idLimits(graph, spec.loss),
+    // On demand and once: it compiles for smaller meshes too.
     get report() {
-      return buildReport(
+      report ??= buildReport(
         program,
         notes,
         (smaller) => compileWithin(compileRequest(spec, graph, smaller), spec, memoryBytes).program,
       );
+      return report;
     },
   };
 }
