@@ -400,15 +400,15 @@ export class Engine {
 
   #start(job: Job, placement: Extract<Placement, { kind: "start" }>): void {
     const { limits, files } = this.#options;
+    // What it was placed with, so that it is the plan it was placed by.
+    const { sizes, arenaBytes } = placement;
+    const plan = job.plan(sizes, arenaBytes);
+    if (plan === undefined) throw new InternalError(`job ${job.jobId} was placed without a plan`);
     const generation = job.machine.generation + 1;
     const workers = placement.workers.flatMap((name) => this.workers.find(name)?.info ?? []);
     workers.forEach((worker, rank) => {
       this.workers.assign(worker.name, { jobId: job.jobId, generation, rank });
     });
-    // What it was placed with, so that it is the plan it was placed by.
-    const { sizes, arenaBytes } = placement;
-    const plan = job.plan(sizes, arenaBytes);
-    if (plan === undefined) throw new InternalError(`job ${job.jobId} was placed without a plan`);
     const exchange = chooseExchange(workers);
     const { note } = exchange;
     job.notes = note === undefined ? plan.notes : [...plan.notes, note];
@@ -607,7 +607,7 @@ export class Engine {
     const { heartbeatMs, leaseMs, drainMs } = this.#options.limits;
     const lateMs = nowMs - this.#lastLeaseCheckMs - heartbeatMs / 2;
     this.#lastLeaseCheckMs = nowMs;
-    // This process was held up itself (a large compile, a suspended host): heartbeats wait unread. Read them first.
+    // This process was held up itself (a suspended host, a machine with too much to do): heartbeats wait unread. Read them first.
     if (lateMs > heartbeatMs) return;
     for (const { name, sessionId, silentMs } of this.workers.expired(nowMs)) {
       const why = `no heartbeat for ${(silentMs / 1000).toFixed(1)} s (the limit is ${leaseMs / 1000} s)`;

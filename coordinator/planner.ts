@@ -73,8 +73,7 @@ export interface ReportedJob extends PlannedJob {
 }
 
 /**
- * Where the coordinator has its jobs compiled. What is quickly made comes at once, all else as a promise: nothing is awaited, and
- * no event overtakes another, where nothing needs to be.
+ * Where the coordinator has its jobs compiled. What is quickly made comes at once, all else as a promise.
  *
  * Both throw, or reject with: InvalidArgumentError with every fault of the job at these sizes; DeadlineExceededError;
  * ResourceExhaustedError where the job needs too much memory or too many requests wait; UnavailableError after `close`;
