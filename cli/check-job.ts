@@ -5,6 +5,7 @@ import {
   checkJob,
 } from "../coordinator/job/check-submission.ts";
 import { LocalJobFiles } from "../coordinator/job/local-job-files.ts";
+import type { JobPlan } from "../coordinator/planner.ts";
 import { planJob } from "../coordinator/planning/plan-job.ts";
 import { StreamedBatches } from "../coordinator/streamed-batches.ts";
 import { InvalidArgumentError } from "../shared/errors.ts";
@@ -16,7 +17,10 @@ import type { LoadedJob } from "./job-file.ts";
  *
  * @throws InvalidArgumentError with every fault, each with its place in the file
  */
-export async function checkLoadedJob(job: LoadedJob, options: CheckOptions): Promise<CheckedJob> {
+export async function checkLoadedJob(
+  job: LoadedJob,
+  options: CheckOptions,
+): Promise<CheckedJob<JobPlan>> {
   const files = new LocalJobFiles(anyPath(job.folder), new StreamedBatches());
   try {
     return await checkJob(job.spec, planJob, files, options);

@@ -2,6 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { RankmeshClient } from "../client/client.ts";
 import { startCoordinator } from "../coordinator/coordinator-daemon.ts";
 import type { Planner } from "../coordinator/planner.ts";
+import { inProcess } from "../coordinator/planning/in-process.ts";
 import { FailedPreconditionError } from "../shared/errors.ts";
 import { daemonLogger } from "./daemon.ts";
 import { plural } from "./format.ts";
@@ -15,7 +16,7 @@ export interface LocalCoordinatorOptions {
   readonly http?: string;
   /** Passes the coordinator's log on to stderr. */
   readonly verbose: boolean;
-  /** What compiles jobs. @default planJob */
+  /** What compiles jobs, in this thread. @default planJob, in a thread of its own for large models */
   readonly planner?: Planner | undefined;
 }
 
@@ -58,7 +59,7 @@ export async function startLocalCoordinator(
     http: options.http ?? "127.0.0.1:0",
     files: { kind: "any", baseDir: options.folder },
     logger: daemonLogger("coordinator", options.verbose ? "info" : "silent"),
-    ...(options.planner === undefined ? {} : { planner: options.planner }),
+    ...(options.planner === undefined ? {} : { planning: inProcess(options.planner) }),
   });
   const { grpcAddress, pageUrl } = coordinator;
   const client = new RankmeshClient({ address: grpcAddress });

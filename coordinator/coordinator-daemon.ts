@@ -15,9 +15,8 @@ import { pageUrl, type StatusPage, statusPage } from "./http/status-page.ts";
 import { LocalJobFiles } from "./job/local-job-files.ts";
 import { type CoordinatorLimits, DEFAULT_LIMITS } from "./limits.ts";
 import { CoordinatorMetrics } from "./metrics.ts";
-import type { Planner } from "./planner.ts";
-import { planJob } from "./planning/plan-job.ts";
-import { printReport } from "./planning/report.ts";
+import type { Planning } from "./planner.ts";
+import { ThreadedPlanning } from "./planning/threaded-planning.ts";
 import { rankService } from "./rank-service.ts";
 import { StreamedBatches } from "./streamed-batches.ts";
 import { trainingService } from "./training-service.ts";
@@ -40,8 +39,8 @@ export interface CoordinatorOptions {
   readonly httpHosts?: readonly string[];
   readonly files: FilesPolicy;
   readonly logger: Logger;
-  /** @default planJob */
-  readonly planner?: Planner;
+  /** Where jobs are compiled; closed with the coordinator. @default ThreadedPlanning */
+  readonly planning?: Planning;
   /** Instead of DEFAULT_LIMITS. */
   readonly limits?: Partial<CoordinatorLimits>;
 }
@@ -64,7 +63,7 @@ export interface CoordinatorHandle {
  * @throws FailedPreconditionError when a port is taken; InvalidArgumentError for an address or a data root that is none
  */
 export async function startCoordinator(options: CoordinatorOptions): Promise<CoordinatorHandle> {
-  const { logger, planner = planJob } = options;
+  const { logger } = options;
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const grpc = parseHostPort(options.listen, "listen");
   const http = parseHostPort(options.http, "http");
@@ -74,7 +73,8 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
   const files = new LocalJobFiles(pathPolicy(options.files), streams);
   const metrics = new CoordinatorMetrics({ version, keepMs: limits.metricsMs });
   const clock = systemClock;
-  const engine = new Engine({ planner, files, clock, limits, logger, observer: metrics });
+  const planning = options.planning ?? new ThreadedPlanning({ limits, logger });
+  const engine = new Engine({ planning, files, clock, limits, logger, observer: metrics });
   metrics.observe(engine.jobs, engine.workers, () => clock().monotonicMs);
   const { training, rank } = services();
   const server = new RpcServer({
@@ -83,8 +83,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
         service: training,
         handlers: trainingService({
           engine,
-          planner,
-          reportText: (plan) => printReport(plan.report),
+          planning,
           files,
           streams,
           clock,
@@ -104,7 +103,10 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
   const closeAll = async (graceMs: number): Promise<void> => {
     stopping = true;
     server.setServing(false);
-    await engine.stop(graceMs);
+    // Jobs are cancelled first: that their plans end then is no failure of theirs.
+    const jobsEnded = engine.stop(graceMs);
+    await planning.close();
+    await jobsEnded;
     await server.stop(Math.min(graceMs, 500));
     page?.close();
     await httpServer?.close();

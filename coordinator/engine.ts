@@ -2,6 +2,7 @@ import type { Logger } from "pino";
 import {
   AlreadyExistsError,
   FailedPreconditionError,
+  InternalError,
   InvalidArgumentError,
   NotFoundError,
   RankmeshError,
@@ -37,8 +38,7 @@ import type { EvaluationDone, JobFailure, StepDone } from "./job/job-state.ts";
 import { JobStore } from "./job/job-store.ts";
 import type { CoordinatorLimits } from "./limits.ts";
 import { READY_BYTES_PER_SECOND, TOKENIZE_MS } from "./limits.ts";
-import type { JobPlan, Planner } from "./planner.ts";
-import { summarizePlan } from "./planning/plan-summary.ts";
+import type { PlannedJob, Planning } from "./planner.ts";
 
 /** A complaint is kept with its job and sent to every watcher. */
 const MAX_COMPLAINT_CHARS = 4_000;
@@ -53,7 +53,7 @@ export interface EngineObserver {
 }
 
 export interface EngineOptions {
-  readonly planner: Planner;
+  readonly planning: Planning;
   readonly files: JobFiles;
   readonly clock: Clock;
   readonly limits: CoordinatorLimits;
@@ -94,39 +94,33 @@ export class Engine {
    * @throws FailedPreconditionError when no registered worker has the memory or computes in the job's precision, or the job
    * cannot start now and `noQueue` is set
    * @throws ResourceExhaustedError when too many jobs wait
+   * @throws whatever a plan failed with that decides over it
    */
-  submit(options: {
+  async submit(options: {
     readonly jobId: string;
     readonly checked: CheckedJob;
     readonly specKey: string;
     readonly noQueue: boolean;
-  }): Job {
-    if (this.#stopped)
-      throw new UnavailableError("the coordinator is shutting down; submit again when it is back");
-    const { limits, planner, clock } = this.#options;
-    const queued = this.jobs.queued();
-    if (queued.length >= limits.maxQueuedJobs) {
-      throw new ResourceExhaustedError(
-        `${queued.length} jobs wait already; submit again when some have started`,
-      );
-    }
+  }): Promise<Job> {
+    const { limits, planning, clock } = this.#options;
     const jobId = options.jobId === "" ? this.#freeJobId() : options.jobId;
     const job = new Job({
       jobId,
       spec: options.checked.spec,
       specKey: options.specKey,
       checked: options.checked,
-      planner,
+      planning,
+      onPlanned: () => this.schedule(),
       deadlines: limits,
       clock,
       perform: (of, effect) => this.#perform(of, effect),
     });
     try {
-      this.#refuseUnservable(job);
-      const placement = this.#preview([...queued, job]).at(-1)?.placement;
-      if (placement?.kind === "invalid") throw placement.error;
-      if (options.noQueue && placement?.kind !== "start") {
-        throw new FailedPreconditionError(`the job cannot start now: ${placement?.reason}`);
+      // Workers and queue may change while a plan is made: all is looked at again after it.
+      for (;;) {
+        const undecided = this.#refuse(job, options.noQueue);
+        if (undecided === undefined) break;
+        await undecided;
       }
     } catch (error) {
       job.dispose();
@@ -147,6 +141,34 @@ export class Engine {
         `no job ${JSON.stringify(jobId)}; \`rankmesh job list\` shows those there are`,
       );
     return job;
+  }
+
+  /**
+   * Refuses a job that is not to be queued. Where a plan decides over that which is not there yet, gives its end.
+   * @throws as `submit`
+   */
+  #refuse(job: Job, noQueue: boolean): Promise<void> | undefined {
+    if (this.#stopped)
+      throw new UnavailableError("the coordinator is shutting down; submit again when it is back");
+    const queued = this.jobs.queued();
+    if (queued.length >= this.#options.limits.maxQueuedJobs) {
+      throw new ResourceExhaustedError(
+        `${queued.length} jobs wait already; submit again when some have started`,
+      );
+    }
+    const undecided = this.#refuseUnservable(job);
+    if (undecided !== undefined) return undecided;
+    const placement = this.#preview([...queued, job]).at(-1)?.placement;
+    if (placement?.kind === "invalid") throw placement.error;
+    if (placement?.kind === "planning") {
+      // Jobs before it in the queue are waited for only where it must be known that it starts.
+      const plan = job.underWay ?? (noQueue ? underWayIn(queued) : undefined);
+      if (plan !== undefined || !noQueue) return plan;
+    }
+    if (noQueue && placement?.kind !== "start") {
+      throw new FailedPreconditionError(`the job cannot start now: ${placement?.reason}`);
+    }
+    return undefined;
   }
 
   /** The existing job of this id if its spec is equal. @throws AlreadyExistsError if it is another one */
@@ -339,7 +361,8 @@ export class Engine {
           const job = this.jobs.get(jobId);
           if (job === undefined) continue;
           job.overtaken = overtaken;
-          if (placement.kind === "wait") job.apply({ kind: "waits", reason: placement.reason });
+          if (placement.kind === "wait" || placement.kind === "planning")
+            job.apply({ kind: "waits", reason: placement.reason });
           else if (placement.kind === "invalid") {
             this.#options.logger.warn({ jobId }, placement.error.message);
             job.apply({ kind: "fail", failure: failureOf(placement.error) });
@@ -377,18 +400,19 @@ export class Engine {
 
   #start(job: Job, placement: Extract<Placement, { kind: "start" }>): void {
     const { limits, files } = this.#options;
+    // What it was placed with, so that it is the plan it was placed by.
+    const { sizes, arenaBytes } = placement;
+    const plan = job.plan(sizes, arenaBytes);
+    if (plan === undefined) throw new InternalError(`job ${job.jobId} was placed without a plan`);
     const generation = job.machine.generation + 1;
     const workers = placement.workers.flatMap((name) => this.workers.find(name)?.info ?? []);
     workers.forEach((worker, rank) => {
       this.workers.assign(worker.name, { jobId: job.jobId, generation, rank });
     });
-    // What it was placed with, so that it is the plan it was placed by.
-    const { sizes, arenaBytes } = placement;
-    const plan = job.plan(sizes, arenaBytes);
     const exchange = chooseExchange(workers);
     const { note } = exchange;
     job.notes = note === undefined ? plan.notes : [...plan.notes, note];
-    job.planSummary = summarizePlan(plan.program);
+    job.planSummary = plan.summary;
     job.gang = workers;
     job.peerWaits.clear();
     const gang = new Gang({
@@ -583,7 +607,7 @@ export class Engine {
     const { heartbeatMs, leaseMs, drainMs } = this.#options.limits;
     const lateMs = nowMs - this.#lastLeaseCheckMs - heartbeatMs / 2;
     this.#lastLeaseCheckMs = nowMs;
-    // This process was held up itself (a large compile, a suspended host): heartbeats wait unread. Read them first.
+    // This process was held up itself (a suspended host, a machine with too much to do): heartbeats wait unread. Read them first.
     if (lateMs > heartbeatMs) return;
     for (const { name, sessionId, silentMs } of this.workers.expired(nowMs)) {
       const why = `no heartbeat for ${(silentMs / 1000).toFixed(1)} s (the limit is ${leaseMs / 1000} s)`;
@@ -607,10 +631,13 @@ export class Engine {
     session?.end(new UnavailableError(`worker ${JSON.stringify(name)} was given up: ${why}`));
   }
 
-  /** @throws FailedPreconditionError, with the reason or the bill, when no registered worker could ever serve a rank */
-  #refuseUnservable(job: Job): void {
+  /**
+   * Gives the end of the plan that it takes to tell, while that is being made.
+   * @throws FailedPreconditionError, with the reason or the bill, when no registered worker could ever serve a rank
+   */
+  #refuseUnservable(job: Job): Promise<void> | undefined {
     const all = this.workers.registered();
-    if (all.length === 0) return;
+    if (all.length === 0) return undefined;
     const registered = all.filter(({ precisions }) => precisions.includes(job.precision));
     if (registered.length === 0) {
       const { precision } = job.spec;
@@ -621,16 +648,18 @@ export class Engine {
     }
     // More ranks need less each: an auto mesh is judged at the most that there could be.
     const sizes = sizesFor(job.mesh, registered.length) ?? leastSizes(job.mesh);
-    let plan: JobPlan;
+    let plan: PlannedJob | undefined;
     try {
       plan = job.plan(sizes, memoryOf(registered, 1));
     } catch (error) {
       // At the sizes that it will start with it may well compile; if not, that is its error then.
-      if (error instanceof InvalidArgumentError) return;
+      if (error instanceof InvalidArgumentError) return undefined;
       throw error;
     }
-    if (registered.some((worker) => fits(plan.program.arenaBytes, worker))) return;
-    throw new FailedPreconditionError(memoryBill(plan.program, registered));
+    if (plan === undefined) return job.underWay;
+    const { program } = plan;
+    if (registered.some((worker) => fits(program.arenaBytes, worker))) return undefined;
+    throw new FailedPreconditionError(memoryBill(program, registered));
   }
 
   #freeJobId(): string {
@@ -643,6 +672,12 @@ export class Engine {
   #nowMs(): number {
     return this.#options.clock().monotonicMs;
   }
+}
+
+/** The end of a plan that is being made for one of these jobs. */
+function underWayIn(jobs: readonly Job[]): Promise<void> | undefined {
+  for (const { underWay } of jobs) if (underWay !== undefined) return underWay;
+  return undefined;
 }
 
 function failureOf(error: unknown): JobFailure {

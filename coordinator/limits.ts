@@ -26,6 +26,10 @@ export interface CoordinatorLimits {
   readonly discoveryMs: number;
   /** More waiting jobs are refused. */
   readonly maxQueuedJobs: number;
+  /** Planning one job may take this long. Below the 30 s that clients wait by default, so that they read why. */
+  readonly planMs: number;
+  /** Submissions of large models that wait to be planned; more are refused. */
+  readonly maxWaitingPlans: number;
   /** Ended jobs that are remembered. */
   readonly maxEndedJobs: number;
 }
@@ -44,8 +48,13 @@ export const DEFAULT_LIMITS: CoordinatorLimits = {
   metricsMs: 60_000,
   discoveryMs: 30_000,
   maxQueuedJobs: 1_000,
+  planMs: 25_000,
+  maxWaitingPlans: 32,
   maxEndedJobs: 1_000,
 };
+
+/** Memory of the planner's thread, in MB of JavaScript objects: the largest model at the most ranks takes a part of it. */
+export const PLANNER_HEAP_MB = 1024;
 
 /** Slowest pace at which ranks are expected to initialise or load, per rank. */
 export const READY_BYTES_PER_SECOND = 20e6;

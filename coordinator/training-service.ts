@@ -10,20 +10,18 @@ import { serverStreaming, unary } from "../shared/rpc/handlers.ts";
 import type { Clock } from "./clock.ts";
 import type { Engine } from "./engine.ts";
 import { leastSizes, sizesFor } from "./gang/scheduler.ts";
-import { checkSubmission, specKey } from "./job/check-submission.ts";
+import { type CheckPlanner, checkSubmission, specKey } from "./job/check-submission.ts";
 import type { Job } from "./job/job.ts";
 import type { JobFiles } from "./job/job-files.ts";
 import { nameFault, requireJobId } from "./job/job-id.ts";
-import type { JobPlan, Planner } from "./planner.ts";
+import type { PlannedJob, Planning, ReportedJob } from "./planner.ts";
 import { pushBatchesHandler } from "./push-batches.ts";
 import type { StreamedBatches } from "./streamed-batches.ts";
 import { eventToWire, jobToWire, workerToWire } from "./wire.ts";
 
 export interface TrainingServiceOptions {
   readonly engine: Engine;
-  readonly planner: Planner;
-  /** A plan's report for people. */
-  readonly reportText: (plan: JobPlan) => string;
+  readonly planning: Planning;
   readonly files: JobFiles;
   readonly streams: StreamedBatches;
   readonly clock: Clock;
@@ -36,7 +34,7 @@ const MAX_PAGE_SIZE = 1000;
 
 /** The users' side of the coordinator. */
 export function trainingService(options: TrainingServiceOptions): TrainingServiceHandlers {
-  const { engine, planner, files, clock } = options;
+  const { engine, planning, files, clock } = options;
   /** Submits under way, by id: a retry that comes while the first is being checked waits for it. */
   const submitting = new Map<string, Promise<unknown>>();
 
@@ -46,12 +44,12 @@ export function trainingService(options: TrainingServiceOptions): TrainingServic
   };
 
   return {
-    SubmitJob: unary(async (request) => {
+    SubmitJob: unary(async (request, { signal }) => {
       const { jobId } = request;
       const before = submitting.get(jobId);
       const mine = (before ?? Promise.resolve()).then(
-        () => submit(request, options),
-        () => submit(request, options),
+        () => submit(request, options, signal),
+        () => submit(request, options, signal),
       );
       if (jobId !== "") submitting.set(jobId, mine);
       try {
@@ -61,17 +59,19 @@ export function trainingService(options: TrainingServiceOptions): TrainingServic
       }
     }),
 
-    PlanJob: unary(async (request) => {
+    PlanJob: unary(async (request, { signal }) => {
       // As the job would run now; where nobody is here, the smallest mesh.
       const free = engine.workers.idle();
-      const { plan } = await checkSubmission(request.spec, planner, files, {
+      const report: CheckPlanner<ReportedJob> = (spec, sizes, facts) =>
+        planning.report({ spec, sizes, facts }, { signal });
+      const { plan } = await checkSubmission(request.spec, report, files, {
         sizes: ({ mesh, precision }) => {
           const able = free.filter(({ precisions }) => precisions.includes(ACTIVATIONS[precision]));
           return sizesFor(mesh, able.length) ?? leastSizes(mesh);
         },
         depth: "headers",
       });
-      return { reportJson: JSON.stringify(plan.report), reportText: options.reportText(plan) };
+      return { reportJson: plan.reportJson, reportText: plan.reportText };
     }),
 
     GetJob: unary(({ jobId }) => ({ job: jobToWire(find(jobId), true) })),
@@ -111,14 +111,19 @@ export function trainingService(options: TrainingServiceOptions): TrainingServic
 async function submit(
   request: SubmitJobRequest__Output,
   options: TrainingServiceOptions,
+  signal: AbortSignal,
 ): Promise<Job> {
-  const { engine, planner, files } = options;
+  const { engine, planning, files } = options;
   const { jobId, noQueue } = request;
   const idFault = jobId === "" ? undefined : nameFault(jobId, "jobId");
   if (idFault !== undefined) throw new InvalidArgumentError([idFault]);
-  const checked = await checkSubmission(request.spec, planner, files);
+  const plan: CheckPlanner<PlannedJob> = (spec, sizes, facts) =>
+    planning.plan({ spec, sizes, facts }, { signal });
+  const checked = await checkSubmission(request.spec, plan, files);
   const key = specKey(checked.spec);
-  return engine.sameJob(jobId, key) ?? engine.submit({ jobId, checked, specKey: key, noQueue });
+  return (
+    engine.sameJob(jobId, key) ?? (await engine.submit({ jobId, checked, specKey: key, noQueue }))
+  );
 }
 
 /** Reads the job's log as fast as the client does: nothing is stored per client. */

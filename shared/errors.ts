@@ -42,6 +42,11 @@ export class ResourceExhaustedError extends RankmeshError {
   readonly code = "RESOURCE_EXHAUSTED";
 }
 
+/** Work took longer than it may. */
+export class DeadlineExceededError extends RankmeshError {
+  readonly code = "DEADLINE_EXCEEDED";
+}
+
 export class NotFoundError extends RankmeshError {
   readonly code = "NOT_FOUND";
 }

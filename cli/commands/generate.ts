@@ -3,7 +3,7 @@ import type { Job } from "../../client/job-types.ts";
 import { anyPath } from "../../coordinator/data/paths.ts";
 import { type CheckedJob, checkJob } from "../../coordinator/job/check-submission.ts";
 import { LocalJobFiles } from "../../coordinator/job/local-job-files.ts";
-import type { JobPlan, Planner } from "../../coordinator/planner.ts";
+import type { PlannedJob, Planner } from "../../coordinator/planner.ts";
 import { generationPlanner } from "../../coordinator/planning/plan-generation.ts";
 import { StreamedBatches } from "../../coordinator/streamed-batches.ts";
 import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
@@ -199,7 +199,7 @@ function checkVocabulary(
   );
 }
 
-function inputOf({ program }: JobPlan): string {
+function inputOf({ program }: PlannedJob): string {
   return program.inputs[0]?.name ?? "";
 }
 

@@ -64,6 +64,7 @@ export function emitProgram(
     return value;
   };
 
+  const parameterNames = namesByValue(training);
   const lossValue = canonical(training.loss);
   const normValue = training.gradNorm === undefined ? undefined : canonical(training.gradNorm);
   const stored = storedValues();
@@ -381,17 +382,26 @@ export function emitProgram(
   function labelOf(origin: number): string {
     const node = training.graph.node(origin);
     if (node.leaf !== undefined) return node.layer;
-    const parameter = training.parameters.find(
-      (p) => p.forwardUse === origin || p.backwardUse === origin || p.updated === origin,
-    );
-    if (parameter !== undefined) return parameter.name;
-    const ofGradient = training.parameters.find((p) => p.gradient === origin);
-    if (ofGradient !== undefined) return `grad ${ofGradient.name}`;
+    const parameter = parameterNames.get(origin);
+    if (parameter !== undefined) return parameter;
     const layer = node.layer === "" ? node.op : node.layer;
     // An accumulated gradient is named after the value whose it is.
     if (node.phase === "backward" && node.op === "addN") return `grad of ${layer}`;
     return node.phase === "backward" ? `${layer}.${node.op}` : layer;
   }
+}
+
+/** What the values of parameters are called in the labels of collectives: `w1.weight`, `grad w1.weight`. */
+function namesByValue({ parameters }: TrainingGraph): Map<number, string> {
+  const names = new Map<number, string>();
+  const call = (value: number | undefined, name: string): void => {
+    if (value !== undefined && !names.has(value)) names.set(value, name);
+  };
+  for (const { name, forwardUse, backwardUse, updated } of parameters) {
+    for (const value of [forwardUse, backwardUse, updated]) call(value, name);
+  }
+  for (const { name, gradient } of parameters) call(gradient, `grad ${name}`);
+  return names;
 }
 
 function bytesOf(value: RankValue): number {

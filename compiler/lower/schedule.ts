@@ -75,7 +75,11 @@ function topologicalOrder(
 
   const result: RankValue[] = [];
   const deferred = deferredValues(listed, waitsFor);
-  for (const waits of waitsFor.values()) for (const id of deferred.keys()) waits.delete(id);
+  if (deferred.size > 0) {
+    for (const waits of waitsFor.values()) {
+      for (const id of waits) if (deferred.has(id)) waits.delete(id);
+    }
+  }
   const updates = listed.filter((v) => v.phase === "optimizer" && !deferred.has(v.id));
   const others = resultsLast(values, listed, isParameter);
   const readers = new Map<number, RankValue[]>();
@@ -207,7 +211,16 @@ function placeCollectives(
       lastReader.set(input, index);
     }
   });
-  const collectives = order.filter((v) => v.kind === "collective");
+  /** Storage to the places of the collectives that read it. */
+  const collectivesReading = new Map<number, number[]>();
+  order.forEach((value, index) => {
+    if (value.kind !== "collective") return;
+    for (const storage of new Set(value.inputs.map(storageOf))) {
+      const places = collectivesReading.get(storage);
+      if (places === undefined) collectivesReading.set(storage, [index]);
+      else places.push(index);
+    }
+  });
   const started = new Set<number>();
   const inFlight = new Set<number>();
   /** Gather to what it gathers, where that is a parameter made ready (cast): it is made as the gather starts. */
@@ -249,11 +262,13 @@ function placeCollectives(
   const waitForReadersOf = (storages: readonly number[], writer: number): void => {
     if (storages.length === 0) return;
     const before = position.get(writer) ?? 0;
-    for (const reader of collectives) {
-      if ((position.get(reader.id) ?? 0) >= before) break;
-      const open = !started.has(reader.id) || inFlight.has(reader.id);
-      if (open && reader.inputs.some((input) => storages.includes(storageOf(input))))
-        wait(reader.id);
+    const readers = storages.flatMap((storage) => collectivesReading.get(storage) ?? []);
+    // In the order that they come in, also where they read several of the storages.
+    if (storages.length > 1) readers.sort((a, b) => a - b);
+    for (const place of readers) {
+      if (place >= before) continue;
+      const reader = order[place]?.id ?? -1;
+      if (!started.has(reader) || inFlight.has(reader)) wait(reader);
     }
   };
 

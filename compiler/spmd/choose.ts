@@ -46,6 +46,8 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
   const copies: Placement[][] = [];
   const gradientPins = new Map<number, Placement>();
   const keptSums = findKeptSums(training);
+  /** By value: every row of every reader asks for it. */
+  const movedValues: MovedValue[] = [];
 
   for (const node of graph.nodes) {
     const choice = chooseNode(node);
@@ -112,28 +114,22 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
       if (!fits(node, row)) continue;
       let cost = 0;
       let moves = 0;
-      const moved: number[] = [];
       let offered = true;
-      node.inputs.forEach((input, k) => {
+      for (const [k, input] of node.inputs.entries()) {
         const wanted = row.inputs[k] ?? "R";
         const have = copies[input] ?? [];
-        if (
-          have.includes(wanted) ||
-          moved.some((j) => node.inputs[j] === input && row.inputs[j] === wanted)
-        )
-          return;
+        if (have.includes(wanted) || isTakenBefore(node, row, k)) continue;
         if (keepWeights && parameterOf.has(input) && definition.inPlace === undefined)
           offered = false;
-        const price = Math.min(
-          ...have.map((from) => movePrice(from, wanted, movedValue(input), size)),
-        );
+        let price = Number.POSITIVE_INFINITY;
+        for (const from of have)
+          price = Math.min(price, movePrice(from, wanted, movedValue(input), size));
         const gathers = !have.includes("R");
         if (gathers && !problem.exchangeFactors && definition.weightGradient !== undefined)
           offered = false;
         cost += price;
         moves++;
-        moved.push(k);
-      });
+      }
       if (!offered) continue;
       const target = pin ?? row.output;
       const out = movePrice(row.output, target, movedValue(node.id), size);
@@ -148,6 +144,15 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
       }
     }
     return best;
+  }
+
+  /** Whether an operand before the k-th is the same value in the same placement: it is moved once. */
+  function isTakenBefore(node: Node, row: StrategyRow, k: number): boolean {
+    for (let j = 0; j < k; j++) {
+      if (node.inputs[j] === node.inputs[k] && row.inputs[j] === (row.inputs[k] ?? "R"))
+        return true;
+    }
+    return false;
   }
 
   /** Operands keep their placements; those of one placement are added first, then each sum is moved once. */
@@ -223,14 +228,18 @@ export function chooseOnAxis(problem: AxisProblem): Choice[] {
   }
 
   function movedValue(value: number): MovedValue {
+    const known = movedValues[value];
+    if (known !== undefined) return known;
     const node = graph.node(value);
     const count = elements(node.type.shape);
-    return {
+    const moved = {
       bytes: (count * dtypeBytes(node.type.dtype)) / problem.otherShards(value),
       dims: node.type.shape.length,
       elements: count,
       movesGradient: node.phase === "forward" && gradients.accumulated.has(value),
     };
+    movedValues[value] = moved;
+    return moved;
   }
 
   function canonical(value: number): Placement {

@@ -6,11 +6,10 @@ import {
 } from "../../shared/errors.ts";
 import type { JobSpec } from "../../shared/job/job-spec.ts";
 import { worldSize } from "../../shared/mesh/mesh.ts";
-import { encodeProgram } from "../../shared/program/wire.ts";
 import { CONTROL_MESSAGE_LIMIT_BYTES } from "../../shared/rpc/channel.ts";
 import type { Assign } from "../../shared/rpc/gen/rankmesh/v1/Assign.ts";
 import type { RoundReader } from "../data/round-reader.ts";
-import type { JobPlan } from "../planner.ts";
+import type { PlannedJob } from "../planner.ts";
 import type { InitialWeights } from "../weights/initial-weights.ts";
 import { BatchFeed } from "./batch-feed.ts";
 import { peakOn } from "./scheduler.ts";
@@ -23,7 +22,7 @@ export interface GangOptions {
   readonly jobId: string;
   readonly generation: number;
   readonly spec: JobSpec;
-  readonly plan: JobPlan;
+  readonly plan: PlannedJob;
   /** Worker of every rank, in rank order. */
   readonly workers: readonly WorkerInfo[];
   readonly collectiveMs: number;
@@ -41,7 +40,7 @@ export interface GangOptions {
 export class Gang {
   readonly jobId: string;
   readonly generation: number;
-  readonly plan: JobPlan;
+  readonly plan: PlannedJob;
   readonly workers: readonly WorkerInfo[];
   /** Fires when the gang is over, whichever way. */
   readonly signal: AbortSignal;
@@ -101,7 +100,7 @@ export class Gang {
   assignments(): Assign[] {
     const { plan, spec, collectiveMs, ncclVersion } = this.#options;
     const peers = this.workers.map(({ address, name }, rank) => ({ rank, address, worker: name }));
-    const programJson = encodeProgram(plan.program);
+    const programJson = plan.encodedProgram;
     if (programJson.length > MAX_PROGRAM_BYTES) {
       throw new ResourceExhaustedError(
         `the program has ${programJson.length} bytes, more than the ${MAX_PROGRAM_BYTES} that a worker takes; use a model of fewer layers`,

@@ -1,9 +1,9 @@
 import { formatBytes } from "../../shared/format-bytes.ts";
-import type { Program } from "../../shared/program/program.ts";
+import type { ProgramOutline } from "../planner.ts";
 import { arenaLimit, peakOn, type SchedulableWorker } from "./scheduler.ts";
 
 /** Why no worker can hold a rank of this program: what it needs by kind, against what the largest one has. */
-export function memoryBill(program: Program, workers: readonly SchedulableWorker[]): string {
+export function memoryBill(program: ProgramOutline, workers: readonly SchedulableWorker[]): string {
   const largest = workers.reduce((a, b) => (arenaLimit(b) > arenaLimit(a) ? b : a));
   const needed = peakOn(program.arenaBytes, largest);
   const kinds = Object.entries(program.memoryByKind)

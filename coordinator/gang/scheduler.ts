@@ -25,10 +25,11 @@ export interface Demand {
   readonly allowMixedBackends: boolean;
   readonly precision: Precision;
   /**
-   * Exact bytes of a rank's program at these sizes; a job may need less where no more than `memoryBytes` is there.
+   * Exact bytes of a rank's program at these sizes; a job may need less where no more than `memoryBytes` is there. Undefined
+   * while that is being compiled.
    * @throws InvalidArgumentError when the job does not compile at them
    */
-  arenaBytes(sizes: MeshSizes, memoryBytes?: number): number;
+  arenaBytes(sizes: MeshSizes, memoryBytes?: number): number | undefined;
 }
 
 /** Where a job runs, or why it doesn't yet, or why it never can. */
@@ -42,6 +43,8 @@ export type Placement =
       readonly workers: readonly string[];
     }
   | { readonly kind: "wait"; readonly reason: string }
+  /** Its plan, or that of a job before it, is being made: nothing is decided yet. */
+  | { readonly kind: "planning"; readonly reason: string }
   | { readonly kind: "invalid"; readonly error: Error };
 
 /** A job in the queue, first come first. */
@@ -69,6 +72,8 @@ const BACKEND_ORDER = ["cuda", "gpujs", "cpu", "reference"];
  * First come, first served, with bounded overtaking: a job that does not fit now lets smaller later ones pass, so
  * that free workers are used; but once `MAX_OVERTAKEN` jobs have passed it, nothing later starts before it. A job that
  * would not fit even if every registered worker were free holds nobody up.
+ *
+ * Nothing is decided past a job whose plan is being made: what starts, and in which order, does not depend on how long plans take.
  */
 export function schedule(
   queue: readonly QueuedJob[],
@@ -79,7 +84,18 @@ export function schedule(
     [];
   let left = free;
   let barrier: string | undefined;
+  let planned: string | undefined;
   for (const job of queue) {
+    if (planned !== undefined) {
+      const reason = `waits for the plan of job ${planned}, which came first`;
+      results.push({
+        jobId: job.jobId,
+        placement: { kind: "planning", reason },
+        overtaken: job.overtaken,
+        couldRun: false,
+      });
+      continue;
+    }
     if (barrier !== undefined) {
       const reason = `waits behind job ${barrier}, which came first and was overtaken ${MAX_OVERTAKEN} times`;
       results.push({
@@ -91,8 +107,9 @@ export function schedule(
       continue;
     }
     const placement = place(job, left, registered);
-    const couldRun =
-      placement.kind === "wait" && place(job, registered, registered).kind === "start";
+    const alone = placement.kind === "wait" ? place(job, registered, registered) : undefined;
+    const couldRun = alone?.kind === "start";
+    if (placement.kind === "planning" || alone?.kind === "planning") planned = job.jobId;
     if (placement.kind === "start") {
       left = left.filter((worker) => !placement.workers.includes(worker.name));
       for (const earlier of results) if (earlier.couldRun) earlier.overtaken += 1;
@@ -133,6 +150,11 @@ function placeGang(
       if (sizes === undefined) break;
       const need = sizes.dataParallel * sizes.tensorParallel;
       const arenaBytes = job.arenaBytes(sizes, memoryOf(members, need));
+      if (arenaBytes === undefined) {
+        const { dataParallel, tensorParallel } = sizes;
+        const mesh = `dataParallel ${dataParallel} x tensorParallel ${tensorParallel}`;
+        return { kind: "planning", reason: `its plan for ${mesh} is being made` };
+      }
       const fit = members.filter((worker) => fits(arenaBytes, worker));
       if (fit.length >= need) {
         return {

@@ -4,19 +4,25 @@ import type { JobSpec } from "../../shared/job/job-spec.ts";
 import { jobSpecFromProto } from "../../shared/job/proto.ts";
 import { resolveJobSpec } from "../../shared/job/resolve.ts";
 import { takesTokens } from "../../shared/job/sequences.ts";
-import { encodeProgram } from "../../shared/program/wire.ts";
 import type { JobSpec__Output } from "../../shared/rpc/gen/rankmesh/v1/JobSpec.ts";
 import { MAX_PROGRAM_BYTES } from "../gang/gang.ts";
 import { leastSizes } from "../gang/scheduler.ts";
-import type { JobPlan, ModelFacts, Planner } from "../planner.ts";
+import type { ModelFacts, PlannedJob } from "../planner.ts";
 import type { FileCheck, JobFiles } from "./job-files.ts";
 import type { MeshSizes } from "./job-state.ts";
 
-export interface CheckedJob {
+/** Compiles a job for a mesh, now or later. @throws InvalidArgumentError with every fault of the job at these sizes */
+export type CheckPlanner<Plan extends PlannedJob> = (
+  spec: JobSpec,
+  sizes: MeshSizes,
+  facts: ModelFacts,
+) => Plan | Promise<Plan>;
+
+export interface CheckedJob<Plan extends PlannedJob = PlannedJob> {
   readonly spec: JobSpec;
   /** Sizes at which it was compiled. */
   readonly sizes: MeshSizes;
-  readonly plan: JobPlan;
+  readonly plan: Plan;
   /** What its files say of its model: every later plan needs it too. */
   readonly facts: ModelFacts;
 }
@@ -29,12 +35,12 @@ export interface CheckOptions {
 }
 
 /** `checkJob` for a spec that came over the wire. */
-export async function checkSubmission(
+export async function checkSubmission<Plan extends PlannedJob>(
   message: JobSpec__Output | null,
-  planner: Planner,
+  planner: CheckPlanner<Plan>,
   files: JobFiles,
   options: CheckOptions = {},
-): Promise<CheckedJob> {
+): Promise<CheckedJob<Plan>> {
   return checkJob(jobSpecFromProto(message), planner, files, options);
 }
 
@@ -43,12 +49,12 @@ export async function checkSubmission(
  * checked in spite of the faults before.
  * @throws InvalidArgumentError with every fault found, each with its field path
  */
-export async function checkJob(
+export async function checkJob<Plan extends PlannedJob>(
   raw: unknown,
-  planner: Planner,
+  planner: CheckPlanner<Plan>,
   files: JobFiles,
   options: CheckOptions = {},
-): Promise<CheckedJob> {
+): Promise<CheckedJob<Plan>> {
   const { sizes: chooseSizes = ({ mesh }) => leastSizes(mesh), depth = "contents" } = options;
   const resolved = resolveJobSpec(raw);
   const spec = resolved.ok ? resolved.spec : resolved.partial;
@@ -60,11 +66,11 @@ export async function checkJob(
   if (spec === undefined) throw new InvalidArgumentError(faults);
   const sizes = chooseSizes(spec);
   const { facts, faults: unread } = await files.facts(spec);
-  let plan: JobPlan | undefined;
+  let plan: Plan | undefined;
   const planFacts = unread.length === 0 ? facts : standInFacts(spec, sizes, facts);
   if (planFacts !== undefined) {
     try {
-      plan = planner(spec, sizes, planFacts);
+      plan = await planner(spec, sizes, planFacts);
       add(programFaults(plan));
     } catch (error) {
       if (!(error instanceof InvalidArgumentError)) throw error;
@@ -75,7 +81,7 @@ export async function checkJob(
   const isStandIn =
     unread.length > 0 ||
     (!resolved.ok && [...resolved.broken].some((path) => path.startsWith("model")));
-  const whole = isStandIn ? undefined : (plan ?? unsharded(spec, planner, facts));
+  const whole = isStandIn ? undefined : (plan ?? (await unsharded(spec, planner, facts)));
   const found = [...unread, ...(await files.check(spec, whole, depth))];
   add(withoutRepeats(found));
   if (faults.length > 0 || plan === undefined) throw new InvalidArgumentError(faults);
@@ -100,8 +106,8 @@ function withoutRepeats(faults: readonly Fault[]): Fault[] {
 }
 
 /** A program that no worker takes is better refused now than when its job starts. */
-function programFaults({ program }: JobPlan): Fault[] {
-  const bytes = encodeProgram(program).length;
+function programFaults({ encodedProgram }: PlannedJob): Fault[] {
+  const bytes = encodedProgram.length;
   if (bytes <= MAX_PROGRAM_BYTES) return [];
   const message = `its program takes ${bytes} bytes, more than the ${MAX_PROGRAM_BYTES} that a worker takes; use fewer layers`;
   return [{ path: "model", message }];
@@ -111,10 +117,14 @@ function programFaults({ program }: JobPlan): Fault[] {
  * The job on one rank: what its files must hold does not depend on mesh and plan, so faults of those hide none of theirs.
  * Undefined when the model itself is at fault.
  */
-function unsharded(spec: JobSpec, planner: Planner, facts: ModelFacts): JobPlan | undefined {
+async function unsharded<Plan extends PlannedJob>(
+  spec: JobSpec,
+  planner: CheckPlanner<Plan>,
+  facts: ModelFacts,
+): Promise<Plan | undefined> {
   const alone: JobSpec = { ...spec, plan: {}, gradientAccumulation: 1 };
   try {
-    return planner(alone, { dataParallel: 1, tensorParallel: 1 }, facts);
+    return await planner(alone, { dataParallel: 1, tensorParallel: 1 }, facts);
   } catch (error) {
     if (error instanceof InvalidArgumentError) return undefined;
     throw error;

@@ -1,9 +1,8 @@
 import type { Fault } from "../../shared/errors.ts";
 import type { JobSpec } from "../../shared/job/job-spec.ts";
-import type { Program } from "../../shared/program/program.ts";
 import type { RoundReader } from "../data/round-reader.ts";
 import type { Gang } from "../gang/gang.ts";
-import type { JobPlan, ModelFacts } from "../planner.ts";
+import type { ModelFacts, PlannedJob, ProgramOutline } from "../planner.ts";
 import type { InitialWeights } from "../weights/initial-weights.ts";
 
 /** A file as it was when it was written, to know it again. */
@@ -17,7 +16,7 @@ export interface WrittenFile {
 export type FileCheck = "headers" | "contents";
 
 /** What data needs to know of a plan. */
-export type PlannedData = Pick<JobPlan, "program" | "idLimits">;
+export type PlannedData = Pick<PlannedJob, "program" | "idLimits">;
 
 /** What jobs read and write. Only the coordinator opens files. */
 export interface JobFiles {
@@ -41,7 +40,10 @@ export interface JobFiles {
     signal: AbortSignal,
   ): Promise<RoundReader>;
   /** undefined when the job's weights come from its seed. */
-  weightsOpener(spec: JobSpec, program: Program): (() => Promise<InitialWeights>) | undefined;
+  weightsOpener(
+    spec: JobSpec,
+    program: ProgramOutline,
+  ): (() => Promise<InitialWeights>) | undefined;
   /**
    * Pulls the final weights from a gang's ranks and writes the files that the job wants, each whole or not at all.
    * @returns the files of weights, that of `output.safetensors` first

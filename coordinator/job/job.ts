@@ -5,8 +5,8 @@ import type { Precision, ProgramInput } from "../../shared/program/program.ts";
 import type { Clock } from "../clock.ts";
 import type { Demand } from "../gang/scheduler.ts";
 import type { WorkerInfo } from "../gang/worker-registry.ts";
-import type { JobPlan, ModelFacts, Planner } from "../planner.ts";
-import { type PlanSummary, summarizePlan } from "../planning/plan-summary.ts";
+import type { ModelFacts, PlannedJob, Planning } from "../planner.ts";
+import type { PlanSummary } from "../planning/plan-summary.ts";
 import type { WrittenFile } from "./job-files.ts";
 import { type JobDeadlines, type JobEffect, type JobInput, JobMachine } from "./job-machine.ts";
 import { isTerminal, type MeshSizes } from "./job-state.ts";
@@ -19,10 +19,12 @@ export interface JobOptions {
   /** The job compiled for sizes at which it was checked. */
   readonly checked: {
     readonly sizes: MeshSizes;
-    readonly plan: JobPlan;
+    readonly plan: PlannedJob;
     readonly facts: ModelFacts;
   };
-  readonly planner: Planner;
+  readonly planning: Planning;
+  /** A plan that was asked for and not there is now, or its error. Must not throw. */
+  readonly onPlanned: () => void;
   readonly deadlines: JobDeadlines;
   readonly clock: Clock;
   /** Does what the machine asks for. Must not throw. */
@@ -54,7 +56,11 @@ export class Job implements Demand {
   output: WrittenFile | undefined;
   readonly #options: JobOptions;
   /** Plans and compile errors by sizes: an error costs as much to find as a plan. */
-  readonly #plans = new Map<string, { readonly plan: JobPlan } | { readonly error: unknown }>();
+  readonly #plans = new Map<string, { readonly plan: PlannedJob } | { readonly error: unknown }>();
+  /** The plan that is being made. One at a time: by its end another may be wanted. */
+  #underWay: Promise<void> | undefined;
+  /** Takes back what has not begun, once nobody wants it. */
+  readonly #over = new AbortController();
   readonly #waiters = new Set<() => void>();
   #timer: NodeJS.Timeout | undefined;
   /** Gone once the job has ended: a traced model can be large, and ended jobs are many. */
@@ -70,7 +76,7 @@ export class Job implements Demand {
     this.takesPushedBatches = "stream" in spec.data;
     this.tokensPerStep = positions(checked.plan.program.inputs[0]) ?? spec.data.batchSize;
     this.notes = checked.plan.notes;
-    this.planSummary = summarizePlan(checked.plan.program);
+    this.planSummary = checked.plan.summary;
     this.createdAtMs = now.wallMs;
     this.#spec = spec;
     this.#options = options;
@@ -112,33 +118,58 @@ export class Job implements Demand {
 
   /**
    * The job compiled for these sizes; kept until the job ends. Where the job leaves it to the memory of a rank whether
-   * activations are kept, they are unless that needs more than `memoryBytes`.
-   * @throws InvalidArgumentError with its faults there
+   * activations are kept, they are unless that needs more than `memoryBytes`. Undefined while it is being made: `underWay` is then
+   * its end.
+   * @throws InvalidArgumentError with its faults there, or why it could not be made
    */
-  plan(sizes: MeshSizes, memoryBytes = Number.POSITIVE_INFINITY): JobPlan {
+  plan(sizes: MeshSizes, memoryBytes = Number.POSITIVE_INFINITY): PlannedJob | undefined {
     const kept = this.#planned(sizesKey(sizes), sizes);
+    if (kept === undefined) return undefined;
     const fits = kept.program.arenaBytes <= memoryBytes;
     if (fits || this.spec.recompute !== "auto") return kept;
     return this.#planned(`${sizesKey(sizes)} recomputed`, sizes, memoryBytes);
   }
 
-  #planned(key: string, sizes: MeshSizes, memoryBytes?: number): JobPlan {
-    let known = this.#plans.get(key);
-    if (known === undefined) {
-      try {
-        const { planner, checked } = this.#options;
-        known = { plan: planner(this.spec, sizes, checked.facts, memoryBytes) };
-      } catch (error) {
-        known = { error };
-      }
-      this.#plans.set(key, known);
-    }
-    if ("error" in known) throw known.error;
-    return known.plan;
+  /** Fulfilled when the plan that is being made is there, or its error; undefined while none is being made. */
+  get underWay(): Promise<void> | undefined {
+    return this.#underWay;
   }
 
-  arenaBytes(sizes: MeshSizes, memoryBytes?: number): number {
-    return this.plan(sizes, memoryBytes).program.arenaBytes;
+  #planned(key: string, sizes: MeshSizes, memoryBytes?: number): PlannedJob | undefined {
+    const known = this.#plans.get(key);
+    if (known !== undefined) {
+      if ("error" in known) throw known.error;
+      return known.plan;
+    }
+    if (this.#underWay !== undefined) return undefined;
+    const { planning, checked } = this.#options;
+    const request = { spec: this.spec, sizes, facts: checked.facts, memoryBytes };
+    try {
+      const plan = planning.plan(request, { signal: this.#over.signal, urgent: true });
+      if (!(plan instanceof Promise)) {
+        this.#plans.set(key, { plan });
+        return plan;
+      }
+      this.#underWay = plan.then(
+        (made) => this.#made(key, { plan: made }),
+        (error: unknown) => this.#made(key, { error }),
+      );
+      return undefined;
+    } catch (error) {
+      this.#plans.set(key, { error });
+      throw error;
+    }
+  }
+
+  #made(key: string, made: { readonly plan: PlannedJob } | { readonly error: unknown }): void {
+    this.#underWay = undefined;
+    if (this.#over.signal.aborted) return;
+    this.#plans.set(key, made);
+    this.#options.onPlanned();
+  }
+
+  arenaBytes(sizes: MeshSizes, memoryBytes?: number): number | undefined {
+    return this.plan(sizes, memoryBytes)?.program.arenaBytes;
   }
 
   /** Takes one input now, does what follows from it, and wakes whoever waits for events. */
@@ -148,6 +179,7 @@ export class Job implements Demand {
     this.#armTimer();
     for (const effect of effects) this.#options.perform(this, effect);
     if (this.ended) {
+      this.#over.abort();
       this.#plans.clear();
       this.#spec = undefined;
     }
@@ -170,8 +202,9 @@ export class Job implements Demand {
     });
   }
 
-  /** Stops the clock of a job that nobody will drive any more. */
+  /** Stops clock and planning of a job that nobody will drive any more. */
   dispose(): void {
+    this.#over.abort();
     clearTimeout(this.#timer);
     this.#timer = undefined;
   }

@@ -2,7 +2,6 @@ import { type Fault, InvalidArgumentError } from "../../shared/errors.ts";
 import type { HuggingFaceConfig } from "../../shared/hugging-face/config.ts";
 import type { JobSpec } from "../../shared/job/job-spec.ts";
 import { sequenceLength, takesTokens } from "../../shared/job/sequences.ts";
-import type { Program } from "../../shared/program/program.ts";
 import { BatchReader } from "../data/batch-reader.ts";
 import { dataInputs } from "../data/data-source.ts";
 import {
@@ -22,7 +21,7 @@ import { safetensorsSequenceLength } from "../data/safetensors-source.ts";
 import type { StreamSource } from "../data/stream-source.ts";
 import { tokenizes } from "../data/tokenizes.ts";
 import type { Gang } from "../gang/gang.ts";
-import type { ModelFacts } from "../planner.ts";
+import type { ModelFacts, ProgramOutline } from "../planner.ts";
 import type { StreamedBatches } from "../streamed-batches.ts";
 import { resolveExportFolder } from "../weights/export-folder.ts";
 import {
@@ -144,7 +143,10 @@ export class LocalJobFiles implements JobFiles {
     }
   }
 
-  weightsOpener(spec: JobSpec, program: Program): (() => Promise<InitialWeights>) | undefined {
+  weightsOpener(
+    spec: JobSpec,
+    program: ProgramOutline,
+  ): (() => Promise<InitialWeights>) | undefined {
     if (spec.init.safetensors === undefined) return this.#weightsOpener(spec, program, undefined);
     return async () => {
       const { init } = await this.#paths(spec);
@@ -207,7 +209,7 @@ export class LocalJobFiles implements JobFiles {
   /** @param init file that `init.safetensors` names; undefined where it names none, or one with faults */
   #weightsOpener(
     spec: JobSpec,
-    program: Program,
+    program: ProgramOutline,
     init: ResolvedPath | undefined,
   ): (() => Promise<InitialWeights>) | undefined {
     if (init !== undefined) return () => InitialWeights.open(init, program);

@@ -4,6 +4,7 @@ import type { JobSpec } from "../../shared/job/job-spec.ts";
 import type { MeshSizes } from "../job/job-state.ts";
 import type { JobPlan, ModelFacts, Planner } from "../planner.ts";
 import { idLimits } from "./id-limits.ts";
+import { jobPlan } from "./job-plan.ts";
 import { compileRequest, modelGraph } from "./plan-job.ts";
 import { buildReport } from "./report.ts";
 
@@ -39,14 +40,12 @@ function planGeneration(
     return compileDecoder({ name, graph, mesh, axes: axes.map(ofOneToken), ...settings });
   };
   const { program, notes } = compileAt(sizes);
-  return {
+  return jobPlan({
     program,
     notes,
     idLimits: idLimits(graph, "sum"),
-    get report() {
-      return buildReport(program, notes, (smaller) => compileAt(smaller).program);
-    },
-  };
+    makeReport: () => buildReport(program, notes, (smaller) => compileAt(smaller).program),
+  });
 }
 
 /** An axis for one token of one sequence: what a user's own plan splits along the sequence stays whole. */

@@ -8,10 +8,11 @@ import type { ForwardGraph } from "../../shared/graph/graph.ts";
 import type { JobSpec, OptimizerChoice, ScheduleChoice } from "../../shared/job/job-spec.ts";
 import { ACTIVATIONS } from "../../shared/job/precision.ts";
 import { sequenceLength, sourceKey } from "../../shared/job/sequences.ts";
-import type { OptimizerSpec, ScheduleSpec } from "../../shared/program/program.ts";
+import type { OptimizerSpec, Program, ScheduleSpec } from "../../shared/program/program.ts";
 import type { MeshSizes } from "../job/job-state.ts";
 import type { JobPlan, ModelFacts } from "../planner.ts";
 import { idLimits } from "./id-limits.ts";
+import { jobPlan } from "./job-plan.ts";
 import { buildReport } from "./report.ts";
 
 export type { ModelFacts } from "../planner.ts";
@@ -30,18 +31,14 @@ export function planJob(
 ): JobPlan {
   const graph = modelGraph(spec, facts);
   const { program, notes } = compileWithin(compileRequest(spec, graph, sizes), spec, memoryBytes);
-  return {
+  const compileAt = (at: MeshSizes): Program =>
+    compileWithin(compileRequest(spec, graph, at), spec, memoryBytes).program;
+  return jobPlan({
     program,
     notes,
     idLimits: idLimits(graph, spec.loss),
-    get report() {
-      return buildReport(
-        program,
-        notes,
-        (smaller) => compileWithin(compileRequest(spec, graph, smaller), spec, memoryBytes).program,
-      );
-    },
-  };
+    makeReport: () => buildReport(program, notes, compileAt),
+  });
 }
 
 /** Compiles without recompute, or with it where the job says so or leaves it to what fits. */

@@ -2,10 +2,10 @@ import { randomBytes } from "node:crypto";
 import { mkdir, open, rename, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { type HuggingFaceConfig, huggingFaceConfigJson } from "../../shared/hugging-face/config.ts";
-import type { Program } from "../../shared/program/program.ts";
 import { fileError } from "../../shared/safetensors/file-error.ts";
 import type { Gang } from "../gang/gang.ts";
 import type { WrittenFile } from "../job/job-files.ts";
+import type { ProgramOutline } from "../planner.ts";
 import { huggingFaceForm } from "./output-form.ts";
 import { writeOutput } from "./write-output.ts";
 
@@ -66,6 +66,6 @@ export async function writeConfig(
 }
 
 /** Tokens of a row of the job's data. */
-function sequenceLength({ inputs }: Program): number {
+function sequenceLength({ inputs }: ProgramOutline): number {
   return inputs[0]?.globalShape[1] ?? 1;
 }

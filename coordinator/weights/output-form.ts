@@ -3,10 +3,10 @@ import { huggingFaceTensors } from "../../shared/hugging-face/names.ts";
 import { rotaryRows, splitRows } from "../../shared/hugging-face/rotary.ts";
 import type { LlamaModel } from "../../shared/job/job-spec.ts";
 import type { Interval } from "../../shared/mesh/placement.ts";
-import type { Program } from "../../shared/program/program.ts";
 import { quote } from "../../shared/quote.ts";
 import type { TensorSpec } from "../../shared/safetensors/write-header.ts";
 import type { SafetensorsWriter } from "../../shared/safetensors/writer.ts";
+import type { ProgramOutline } from "../planner.ts";
 
 /** Rows are reordered in blocks of about this many bytes. */
 const BLOCK_BYTES = 1 << 20;
@@ -27,7 +27,7 @@ export interface OutputForm {
 }
 
 /** As the model has them. */
-export function modelForm(program: Program): OutputForm {
+export function modelForm(program: ProgramOutline): OutputForm {
   return {
     specs: program.stored
       .filter((tensor) => tensor.role === "parameter")

@@ -3,7 +3,6 @@ import { credentials } from "@grpc/grpc-js";
 import { DataLossError, UnavailableError } from "../../shared/errors.ts";
 import { worldSize } from "../../shared/mesh/mesh.ts";
 import { type Interval, shardIntervals } from "../../shared/mesh/placement.ts";
-import type { Program } from "../../shared/program/program.ts";
 import { readStream } from "../../shared/rpc/call.ts";
 import { bulkChannelOptions } from "../../shared/rpc/channel.ts";
 import type { CollectiveServiceClient } from "../../shared/rpc/gen/rankmesh/v1/CollectiveService.ts";
@@ -12,6 +11,7 @@ import { services } from "../../shared/rpc/proto.ts";
 import { SafetensorsWriter } from "../../shared/safetensors/writer.ts";
 import type { Gang } from "../gang/gang.ts";
 import type { WrittenFile } from "../job/job-files.ts";
+import type { ProgramOutline } from "../planner.ts";
 import { modelForm, type OutputForm } from "./output-form.ts";
 
 /** One rank's slice of one parameter. */
@@ -24,7 +24,7 @@ export interface ShardToRead {
 }
 
 /** Which slices to read from whom so that each element of each parameter comes once, from the lowest rank that has it. */
-export function shardsToRead(program: Program): ShardToRead[] {
+export function shardsToRead(program: ProgramOutline): ShardToRead[] {
   const shards: ShardToRead[] = [];
   program.stored.forEach((tensor, stored) => {
     if (tensor.role !== "parameter") return;

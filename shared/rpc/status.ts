@@ -4,6 +4,7 @@ import {
   AlreadyExistsError,
   CancelledError,
   DataLossError,
+  DeadlineExceededError,
   FailedPreconditionError,
   type Fault,
   InternalError,
@@ -162,7 +163,10 @@ export function fromServiceError(error: unknown, target: string): Error {
     case status.UNAVAILABLE:
       return new UnavailableError(text, cause);
     case status.DEADLINE_EXCEEDED:
-      return new UnavailableError(`${target} did not answer in time (${text})`, cause);
+      // The call's own deadline, which both ends watch, or that of the work it asked for.
+      return /^Deadline exceeded/i.test(text)
+        ? new UnavailableError(`${target} did not answer in time (${text})`, cause)
+        : new DeadlineExceededError(text, cause);
     case status.UNIMPLEMENTED:
       return new FailedPreconditionError(
         `${target} does not offer this call: another version of rankmesh, or the port of another service`,

@@ -3,6 +3,7 @@ import { expect } from "chai";
 import { checkJob, checkSubmission, specKey } from "../../../coordinator/job/check-submission.ts";
 import type { JobFiles, PlannedData } from "../../../coordinator/job/job-files.ts";
 import type { Planner } from "../../../coordinator/planner.ts";
+import { jobPlan } from "../../../coordinator/planning/job-plan.ts";
 import { planJob } from "../../../coordinator/planning/plan-job.ts";
 import { type Fault, InternalError, InvalidArgumentError } from "../../../shared/errors.ts";
 import type { JobSpecInput } from "../../../shared/job/job-spec.ts";
@@ -72,7 +73,11 @@ describe("submission check", () => {
   it("refuses a model whose program is longer than a worker takes", async () => {
     const long: Planner = (spec, sizes, facts) => {
       const plan = planJob(spec, sizes, facts);
-      return { ...plan, program: { ...plan.program, name: randomBytes(4 << 20).toString("hex") } };
+      return jobPlan({
+        ...plan,
+        program: { ...plan.program, name: randomBytes(4 << 20).toString("hex") },
+        makeReport: () => plan.report,
+      });
     };
     const error = await caught(checkSubmission(received(smallJob(1, 1)), long, files()));
     expect((error as InvalidArgumentError).faults.map((f) => f.path)).to.deep.equal(["model"]);

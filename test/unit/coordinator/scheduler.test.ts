@@ -290,6 +290,78 @@ describe("queue", () => {
     );
   });
 
+  it("decides nothing past a job whose plan is being made", () => {
+    const all = workers(4);
+    const queue = [
+      job("first", 1, 1),
+      job("planned", 1, "auto", { arenaBytes: () => undefined }),
+      job("later", 1, 1),
+    ];
+    expect(schedule(queue, all, all).map((r) => r.placement)).to.deep.equal([
+      {
+        kind: "start",
+        sizes: { dataParallel: 1, tensorParallel: 1 },
+        arenaBytes: 600,
+        workers: ["w0"],
+      },
+      {
+        kind: "planning",
+        reason: "its plan for dataParallel 1 x tensorParallel 3 is being made",
+      },
+      { kind: "planning", reason: "waits for the plan of job planned, which came first" },
+    ]);
+  });
+
+  it("lets none pass a waiting job of which a plan has yet to tell whether it could be overtaken", () => {
+    const all = workers(4);
+    const big = job("big", "auto", 2, {
+      arenaBytes: (sizes) => (sizes.dataParallel === 2 ? undefined : 600),
+    });
+    const result = schedule([big, job("small", 1, 1)], all.slice(3), all);
+    expect(result.map((r) => r.placement)).to.deep.equal([
+      { kind: "wait", reason: "needs 2 workers, 1 is free (4 registered)" },
+      { kind: "planning", reason: "waits for the plan of job big, which came first" },
+    ]);
+  });
+
+  it("starts the same jobs on the same workers however long plans take", () => {
+    const size = fc.oneof(fc.integer({ min: 1, max: 3 }), fc.constant("auto" as const));
+    fc.assert(
+      fc.property(
+        fc.array(fc.tuple(size, size, fc.nat(MAX_OVERTAKEN)), { maxLength: 6 }),
+        fc.array(fc.tuple(fc.integer({ min: 1, max: 700 }), fc.boolean()), { maxLength: 6 }),
+        (jobs, kinds) => {
+          const all = kinds.map(([memoryLimitBytes], i) => worker(`w${i}`, { memoryLimitBytes }));
+          const free = all.filter((_, i) => kinds[i]?.[1]);
+          const queue = jobs.map(([d, t, overtaken], i) => job(`j${i}`, d, t, { overtaken }));
+          const made = new Set<string>();
+          const wanted: string[] = [];
+          const planned = queue.map((of) => ({
+            ...of,
+            arenaBytes: (sizes: MeshSizes) => {
+              const key = `${of.jobId} ${sizes.dataParallel} ${sizes.tensorParallel}`;
+              if (made.has(key)) return of.arenaBytes(sizes);
+              wanted.push(key);
+              return undefined;
+            },
+          }));
+          let passes = 0;
+          for (;;) {
+            wanted.length = 0;
+            const result = schedule(planned, free, all);
+            const [first] = wanted;
+            if (first === undefined) {
+              expect(result).to.deep.equal(schedule(queue, free, all));
+              return;
+            }
+            expect(passes++).to.be.lessThan(200);
+            made.add(first);
+          }
+        },
+      ),
+    );
+  });
+
   it("gives no worker to two ranks", () => {
     const size = fc.oneof(fc.integer({ min: 1, max: 4 }), fc.constant("auto" as const));
     const fingerprint = fc.constantFrom("a", "b");
