@@ -79,7 +79,7 @@ export class CollectiveRun {
   readonly #staged: StagedProgress | undefined;
   #open: number;
   #ended = false;
-  /** performance.now() of the last frame taken or handed over. */
+  /** performance.now() of the last frame taken or handed over, or of the last piece of input that came. */
   lastProgressMs = performance.now();
 
   constructor(context: RunContext) {

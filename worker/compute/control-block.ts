@@ -1,7 +1,7 @@
 /**
  * The few words of shared memory over which the main thread and the compute thread meet. Messages carry work and
  * results; this block carries what must pass without an event loop turn: the abort flag, the end of a collective,
- * and the wake-up of a compute thread that waits.
+ * the pieces of operands that come and go while it runs, and the wake-up of a compute thread that waits.
  */
 
 /** States of one collective, in the order they are passed through. */

@@ -200,7 +200,7 @@ function stretchesOf(section: readonly Instruction[]): readonly Stretch[] {
   return found;
 }
 
-/** @param started collectives that the other thread has not heard of, in order */
+/** @param started collectives that the other thread has not heard of, or not of all of their input, in order */
 function exchange(
   context: StepLoopContext,
   { kind, collective }: CollectiveInstruction,
