@@ -11,7 +11,7 @@ import { jobSpecToProto } from "../shared/job/proto.ts";
 import { resolveJobSpec } from "../shared/job/resolve.ts";
 import { parseHostPort } from "../shared/rpc/address.ts";
 import { callUnary } from "../shared/rpc/call.ts";
-import { bulkChannelOptions, controlChannelOptions } from "../shared/rpc/channel.ts";
+import { bulkChannelOptions, userChannelOptions } from "../shared/rpc/channel.ts";
 import type {
   TrainingServiceClient,
   TrainingServiceDefinition,
@@ -71,7 +71,7 @@ export class RankmeshClient {
     this.#deadlineMs = deadlineMs;
     this.#target = `coordinator at ${address}`;
     const { Client } = services().training;
-    this.#rpc = new Client(address, credentials.createInsecure(), controlChannelOptions());
+    this.#rpc = new Client(address, credentials.createInsecure(), userChannelOptions());
   }
 
   /**

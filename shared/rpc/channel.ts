@@ -3,6 +3,9 @@ import type { ChannelOptions } from "@grpc/grpc-js";
 /** Largest control message either side takes. A program of a 32-layer model stays under 1 MiB. */
 export const CONTROL_MESSAGE_LIMIT_BYTES = 4 << 20;
 
+/** Largest reply to a user's call: the report of a plan has some 3 kB a layer and rank, a job 16 bytes a step. */
+export const REPLY_LIMIT_BYTES = 256 << 20;
+
 /** Largest message on a bulk stream: one segment or one piece of a tensor, with its header. */
 export const BULK_MESSAGE_LIMIT_BYTES = 4 << 20;
 
@@ -29,6 +32,11 @@ export function controlChannelOptions(): ChannelOptions {
     "grpc.max_receive_message_length": CONTROL_MESSAGE_LIMIT_BYTES,
     "grpc.max_send_message_length": CONTROL_MESSAGE_LIMIT_BYTES,
   };
+}
+
+/** For users' calls. */
+export function userChannelOptions(): ChannelOptions {
+  return { ...controlChannelOptions(), "grpc.max_receive_message_length": REPLY_LIMIT_BYTES };
 }
 
 /**

@@ -9,7 +9,7 @@ import {
 import { HealthImplementation, type ServingStatusMap } from "grpc-health-check";
 import { FailedPreconditionError } from "../errors.ts";
 import { formatHostPort, type HostPort } from "./address.ts";
-import { BULK_MESSAGE_LIMIT_BYTES } from "./channel.ts";
+import { BULK_MESSAGE_LIMIT_BYTES, REPLY_LIMIT_BYTES } from "./channel.ts";
 import { addReflection } from "./reflection.ts";
 
 /** One service and what answers its calls. */
@@ -95,7 +95,7 @@ export class RpcServer {
 function serverChannelOptions(maxReceiveMessageBytes = BULK_MESSAGE_LIMIT_BYTES): ChannelOptions {
   return {
     "grpc.max_receive_message_length": maxReceiveMessageBytes,
-    "grpc.max_send_message_length": BULK_MESSAGE_LIMIT_BYTES,
+    "grpc.max_send_message_length": REPLY_LIMIT_BYTES,
     // A client that lost power sends no FIN: its session is found dead by pings.
     "grpc.keepalive_time_ms": 10_000,
     "grpc.keepalive_timeout_ms": 5_000,

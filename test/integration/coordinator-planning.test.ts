@@ -1,4 +1,5 @@
 import { expect } from "chai";
+import { RankmeshClient } from "../../client/index.ts";
 import type { PlanOptions } from "../../coordinator/planner.ts";
 import { planJob } from "../../coordinator/planning/plan-job.ts";
 import {
@@ -87,6 +88,22 @@ describe("coordinator: a large model is planned", function () {
     ]);
     expect((await asked).reason).to.equal("needs 16 workers, none is free (2 registered)");
     await coordinator.cancel(running.jobId);
+  });
+
+  it("for many ranks, and its report of many MB comes whole", async () => {
+    const client = new RankmeshClient({ address: coordinator.handle.grpcAddress });
+    try {
+      const { report, text } = await client.plan({
+        ...DEEP,
+        model: { llama: { dim: 16, hidden: 32, layers: 24, heads: 8, kvHeads: 8, vocab: 32 } },
+        mesh: { dataParallel: 8, tensorParallel: 8 },
+        data: { batchSize: 8, random: { seqLen: 8 } },
+      });
+      expect(JSON.stringify(report).length).to.be.above(4 << 20);
+      expect(text).to.match(/^deep: [\d,]+ parameters on 64 ranks/);
+    } finally {
+      client.close();
+    }
   });
 
   it("and its submission ends when the coordinator stops", async () => {
