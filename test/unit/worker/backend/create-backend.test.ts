@@ -6,8 +6,9 @@ const choice = { backend: "auto", device: "", threads: 1 };
 
 describe("createBackend", () => {
   // Other tests of this process may have named a library of CUDA.
-  const named = process.env["RANKMESH_CUDA_LIBRARY"];
+  let named: string | undefined;
   before(() => {
+    named = process.env["RANKMESH_CUDA_LIBRARY"];
     process.env["RANKMESH_CUDA_LIBRARY"] = "libcuda-missing.so.1";
   });
   after(() => {
