@@ -95,14 +95,19 @@ export class Engine {
    * cannot start now and `noQueue` is set
    * @throws ResourceExhaustedError when too many jobs wait
    * @throws whatever a plan failed with that decides over it
+   * @throws the reason of `signal` when its caller has left before the job was accepted
    */
   async submit(options: {
     readonly jobId: string;
     readonly checked: CheckedJob;
     readonly specKey: string;
     readonly noQueue: boolean;
+    readonly signal: AbortSignal;
   }): Promise<Job> {
     const { limits, planning, clock } = this.#options;
+    const { signal } = options;
+    // A job that nobody was told of would hold workers, and nobody would know what to cancel.
+    signal.throwIfAborted();
     const jobId = options.jobId === "" ? this.#freeJobId() : options.jobId;
     const job = new Job({
       jobId,
@@ -115,16 +120,21 @@ export class Engine {
       clock,
       perform: (of, effect) => this.#perform(of, effect),
     });
+    const takeBack = (): void => job.dispose();
+    signal.addEventListener("abort", takeBack);
     try {
       // Workers and queue may change while a plan is made: all is looked at again after it.
       for (;;) {
         const undecided = this.#refuse(job, options.noQueue);
         if (undecided === undefined) break;
         await undecided;
+        signal.throwIfAborted();
       }
     } catch (error) {
       job.dispose();
       throw error;
+    } finally {
+      signal.removeEventListener("abort", takeBack);
     }
     this.jobs.add(job);
     this.#options.files.accepted(jobId, job.spec, options.checked.plan);

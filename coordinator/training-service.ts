@@ -122,7 +122,8 @@ async function submit(
   const checked = await checkSubmission(request.spec, plan, files);
   const key = specKey(checked.spec);
   return (
-    engine.sameJob(jobId, key) ?? (await engine.submit({ jobId, checked, specKey: key, noQueue }))
+    engine.sameJob(jobId, key) ??
+    (await engine.submit({ jobId, checked, specKey: key, noQueue, signal }))
   );
 }
 

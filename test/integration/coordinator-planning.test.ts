@@ -198,6 +198,29 @@ describe("coordinator: what happens while a plan is made", function () {
     allow();
   });
 
+  for (const [when, isGated] of [
+    ["it is checked", ({ urgent }: PlanOptions) => urgent !== true],
+    ["the workers there are decide over it", ({ urgent }: PlanOptions) => urgent === true],
+  ] as const) {
+    it(`a submission whose caller leaves while ${when} is not accepted when the plan is there`, async () => {
+      await start(isGated);
+      await coordinator.joinMany(2);
+      const spec = jobSpecToProto(smallJob(1, "auto", { name: "left" }));
+      const call = coordinator.rpc.submitJob({ spec, jobId: "same" }, () => {});
+      const sizes = when === "it is checked" ? "1 x 1" : "1 x 2";
+      const { signal, allow } = await asked("left", sizes);
+      call.cancel();
+      await coordinator.until("the coordinator hears of it", () => signal?.aborted === true);
+      allow();
+      // One of the same id comes after it, whatever became of it.
+      const other = coordinator.submit(smallJob(1, "auto", { name: "other" }), { jobId: "same" });
+      (await asked("other", sizes)).allow();
+      expect((await coordinator.finished((await other).jobId)).name).to.equal("other");
+      expect((await coordinator.list()).jobs).to.have.length(1);
+      expect(assignments()).to.deep.equal([1, 1]);
+    });
+  }
+
   it("a plan that fails is the submission's error", async () => {
     await start();
     await coordinator.joinMany(2);
