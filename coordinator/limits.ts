@@ -30,6 +30,8 @@ export interface CoordinatorLimits {
   readonly planMs: number;
   /** Submissions of large models that wait to be planned; more are refused. */
   readonly maxWaitingPlans: number;
+  /** One of them may wait this long; then it is refused. Below the 30 s, too, and above `planMs`: one that hangs refuses no other. */
+  readonly waitForPlanMs: number;
   /** Ended jobs that are remembered. */
   readonly maxEndedJobs: number;
 }
@@ -50,6 +52,7 @@ export const DEFAULT_LIMITS: CoordinatorLimits = {
   maxQueuedJobs: 1_000,
   planMs: 25_000,
   maxWaitingPlans: 32,
+  waitForPlanMs: 28_000,
   maxEndedJobs: 1_000,
 };
 

@@ -16,7 +16,11 @@ import type { PlanAnswer, PlanQuestion } from "./plan-messages.ts";
 import { isQuicklyPlanned, isQuicklyReported } from "./plan-size.ts";
 
 export interface ThreadedPlanningOptions {
-  readonly limits: { readonly planMs: number; readonly maxWaitingPlans: number };
+  readonly limits: {
+    readonly planMs: number;
+    readonly maxWaitingPlans: number;
+    readonly waitForPlanMs: number;
+  };
   readonly logger: Logger;
   /** Of the thread's JavaScript objects. @default PLANNER_HEAP_MB */
   readonly heapMb?: number;
@@ -88,28 +92,37 @@ export class ThreadedPlanning implements Planning {
   ): Promise<PlannedJob | ReportedJob> {
     signal?.throwIfAborted();
     if (this.#closed) throw closedError();
-    const { maxWaitingPlans } = this.#options.limits;
+    const { maxWaitingPlans, waitForPlanMs } = this.#options.limits;
     if (!isUrgent && this.#waiting.length >= maxWaitingPlans) {
       throw new ResourceExhaustedError(
         `${this.#waiting.length} large models wait to be planned already; submit again in a minute`,
       );
     }
-    let takeBack = (): void => undefined;
+    let takeBack = (_reason: unknown): void => undefined;
+    const leave = (): void => takeBack(signal?.reason);
+    const late = isUrgent
+      ? undefined
+      : setTimeout(() => {
+          const seconds = waitForPlanMs / 1000;
+          const message = `other large models were planned for ${seconds} s, and the turn has not come; submit again in a minute`;
+          takeBack(new ResourceExhaustedError(message));
+        }, waitForPlanMs);
     try {
       return await new Promise((resolve, reject) => {
         const task: Task = { question, isUrgent, numLost: 0, resolve, reject };
-        takeBack = () => {
+        takeBack = (reason) => {
           const place = this.#waiting.indexOf(task);
           if (place < 0) return;
           this.#waiting.splice(place, 1);
-          reject(signal?.reason);
+          reject(reason);
         };
-        signal?.addEventListener("abort", takeBack);
+        signal?.addEventListener("abort", leave);
         this.#enqueue(task);
         this.#next();
       });
     } finally {
-      signal?.removeEventListener("abort", takeBack);
+      clearTimeout(late);
+      signal?.removeEventListener("abort", leave);
     }
   }
 

@@ -40,7 +40,7 @@ describe("planning in a thread", function () {
 
   function start(options: Partial<ThreadedPlanningOptions["limits"]> = {}, heapMb = 256): void {
     planning = new ThreadedPlanning({
-      limits: { planMs: 30_000, maxWaitingPlans: 3, ...options },
+      limits: { planMs: 30_000, maxWaitingPlans: 3, waitForPlanMs: 30_000, ...options },
       logger: pino({ level: "silent" }),
       heapMb,
       script: STAND_IN,
@@ -63,7 +63,7 @@ describe("planning in a thread", function () {
 
   it("gives what planJob gives, but for the instructions", async () => {
     planning = new ThreadedPlanning({
-      limits: { planMs: 60_000, maxWaitingPlans: 1 },
+      limits: { planMs: 60_000, maxWaitingPlans: 1, waitForPlanMs: 60_000 },
       logger: pino({ level: "silent" }),
     });
     const request = llama(5, {
@@ -131,6 +131,20 @@ describe("planning in a thread", function () {
     );
     expect((await notes("e", { urgent: true }))[0]).to.equal("e");
     expect((await Promise.all(accepted)).map(([name]) => name)).to.deep.equal(["a", "b", "c"]);
+  });
+
+  it("refuses what has waited too long, unless it is urgent, and nothing that has begun", async () => {
+    start({ planMs: 3_000, waitForPlanMs: 500 });
+    const begun = caught(notes("hang"));
+    const waiting = caught(notes("waiting"));
+    const urgent = notes("urgent", { urgent: true });
+    const error = await waiting;
+    expect(error).to.be.instanceOf(ResourceExhaustedError);
+    expect(error.message).to.equal(
+      "other large models were planned for 0.5 s, and the turn has not come; submit again in a minute",
+    );
+    expect(await begun).to.be.instanceOf(DeadlineExceededError);
+    expect(await urgent).to.deep.equal(["urgent", "1"]);
   });
 
   it("takes back what waits when its caller is gone, and nothing else", async () => {
