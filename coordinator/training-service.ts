@@ -1,6 +1,8 @@
 import { open, stat } from "node:fs/promises";
 import { FailedPreconditionError, InvalidArgumentError, NotFoundError } from "../shared/errors.ts";
 import { ACTIVATIONS } from "../shared/job/precision.ts";
+import { jobSpecFromProto } from "../shared/job/proto.ts";
+import { resolveJobSpec } from "../shared/job/resolve.ts";
 import { BULK_PIECE_BYTES } from "../shared/rpc/channel.ts";
 import type { DownloadWeightsResponse } from "../shared/rpc/gen/rankmesh/v1/DownloadWeightsResponse.ts";
 import type { SubmitJobRequest__Output } from "../shared/rpc/gen/rankmesh/v1/SubmitJobRequest.ts";
@@ -117,14 +119,14 @@ async function submit(
   const { jobId, noQueue } = request;
   const idFault = jobId === "" ? undefined : nameFault(jobId, "jobId");
   if (idFault !== undefined) throw new InvalidArgumentError([idFault]);
+  // A retry is answered with what it asks for, however many others wait for their plans.
+  const resolved = resolveJobSpec(jobSpecFromProto(request.spec));
+  const known = resolved.ok ? engine.sameJob(jobId, specKey(resolved.spec)) : undefined;
+  if (known !== undefined) return known;
   const plan: CheckPlanner<PlannedJob> = (spec, sizes, facts) =>
     planning.plan({ spec, sizes, facts }, { signal });
   const checked = await checkSubmission(request.spec, plan, files);
-  const key = specKey(checked.spec);
-  return (
-    engine.sameJob(jobId, key) ??
-    (await engine.submit({ jobId, checked, specKey: key, noQueue, signal }))
-  );
+  return await engine.submit({ jobId, checked, specKey: specKey(checked.spec), noQueue, signal });
 }
 
 /** Reads the job's log as fast as the client does: nothing is stored per client. */

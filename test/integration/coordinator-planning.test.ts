@@ -3,6 +3,7 @@ import { RankmeshClient } from "../../client/index.ts";
 import type { PlanOptions } from "../../coordinator/planner.ts";
 import { planJob } from "../../coordinator/planning/plan-job.ts";
 import {
+  AlreadyExistsError,
   DeadlineExceededError,
   FailedPreconditionError,
   UnavailableError,
@@ -182,10 +183,22 @@ describe("coordinator: what happens while a plan is made", function () {
       coordinator.submit(smallJob(1, 1, { name: "twice" }), { jobId: "same" }),
     );
     (await asked("twice", "1 x 1")).allow();
-    (await asked("twice", "1 x 1")).allow();
     const jobs = await Promise.all(submitted);
     expect(jobs.map(({ jobId }) => jobId)).to.deep.equal(["same", "same"]);
     expect((await coordinator.list()).jobs).to.have.length(1);
+    expect(planning.open).to.deep.equal([]);
+  });
+
+  it("a submission that is repeated is not planned again: it may have to wait, and the job is there", async () => {
+    await start(({ urgent }) => urgent !== true);
+    const spec = smallJob(1, 1, { name: "first" });
+    const first = coordinator.submit(spec, { jobId: "same" });
+    (await asked("first", "1 x 1")).allow();
+    await first;
+    expect((await coordinator.submit(spec, { jobId: "same" })).jobId).to.equal("same");
+    const error = await caught(coordinator.submit({ ...spec, name: "other" }, { jobId: "same" }));
+    expect(error).to.be.instanceOf(AlreadyExistsError);
+    expect(planning.open).to.deep.equal([]);
   });
 
   it("a submission whose caller has gone takes its plan back", async () => {
