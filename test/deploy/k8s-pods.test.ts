@@ -37,6 +37,13 @@ const JOB = {
   output: { safetensors: "out.safetensors" },
 };
 
+/** Prints the status of the daemon at an address, as the gRPC probe of a kubelet asks for it. */
+const PROBE = `
+  const [, health, address] = process.argv;
+  const { checkHealth } = await import(health);
+  console.log(await checkHealth(address));
+`;
+
 const USER = ["--reuid=1000", "--regid=1000", "--clear-groups"];
 
 /** Why a pod's user cannot run what is built here; undefined when it can. */
@@ -131,7 +138,7 @@ describePods(`pods of deploy/k8s${fault === undefined ? "" : ` (${fault})`}`, fu
       `${ADDRESSES[1]}:50052`,
     ]) {
       const probe = await host(0).run(
-        `'${process.execPath}' --input-type=module -e "import { checkHealth } from '${health}'; console.log(await checkHealth('${address}'))"`,
+        `'${process.execPath}' --input-type=module -e '${PROBE}' '${health}' '${address}'`,
         { cwd: "/" },
       );
       expect(probe.stdout, `${address}: ${probe.stderr}`).to.equal("SERVING\n");

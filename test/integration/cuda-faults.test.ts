@@ -9,9 +9,8 @@ import { BACKEND_MODULE } from "../../worker/compute/backend-loader.ts";
 import type { WorkerHandle } from "../../worker/worker-daemon.ts";
 import { caught } from "../support/caught.ts";
 import { jobFolder, runCli } from "../support/cli.ts";
-import { CoordinatorHarness } from "../support/coordinator-harness.ts";
-import { type LookAlike, lookAlike } from "../support/look-alike.ts";
-import { WorkerHarness } from "../support/worker-harness.ts";
+import { CudaRanks } from "../support/cuda-ranks.ts";
+import { lookAlike } from "../support/look-alike.ts";
 
 const SPEC: JobSpecInput = {
   name: "faults",
@@ -33,58 +32,35 @@ const LOST = 999;
 /** Workers of this process on the look-alike's GPU, whose objects are counted and whose calls fail on demand. */
 describe("cuda ranks", function () {
   this.timeout(120_000);
-  const workers = new WorkerHarness();
-  let coordinator: CoordinatorHarness;
-  let device: LookAlike;
+  const cuda = new CudaRanks();
 
-  before(() => {
-    device = lookAlike();
-  });
-
-  beforeEach(async () => {
-    device.clear();
-    coordinator = await CoordinatorHarness.start({ limits: { leaseMs: 60_000 } });
-  });
-
-  afterEach(async () => {
-    await workers.stop();
-    await coordinator.stop();
-    device.clear();
-    expect(device.leaks()).to.deep.equal([]);
-  });
-
-  async function join(count: number, first = 0): Promise<WorkerHandle[]> {
-    const handles: WorkerHandle[] = [];
-    for (let i = first; i < first + count; i++) {
-      const options = { name: `w${i}`, backend: "cuda", backendModule: BACKEND_MODULE };
-      handles.push(await workers.worker(coordinator.handle.grpcAddress, options));
-    }
-    await coordinator.until(`${count} workers more`, async () => {
-      const found = await coordinator.listWorkers();
-      return found.filter(({ state }) => state === "idle").length >= count;
-    });
-    return handles;
+  function join(count: number, first = 0): Promise<WorkerHandle[]> {
+    const names = Array.from({ length: count }, (_, i) => `w${first + i}`);
+    return cuda.join(names.map((name) => ({ name, backendModule: BACKEND_MODULE })));
   }
 
   async function train(spec: JobSpecInput) {
-    const { jobId } = await coordinator.submit(spec);
-    return await coordinator.finished(jobId);
+    const { jobId } = await cuda.coordinator.submit(spec);
+    return await cuda.coordinator.finished(jobId);
   }
 
   it("give back all that they took after a job, and take the next", async () => {
     await join(2);
     for (let i = 0; i < 2; i++) {
       expect((await train(TWO)).state).to.equal("JOB_STATE_SUCCEEDED");
-      expect(device.leaks()).to.deep.equal([]);
+      expect(cuda.device.leaks()).to.deep.equal([]);
     }
   });
 
   it("give back all that they took after a job that was cancelled in mid-run", async () => {
     await join(2);
-    const { jobId } = await coordinator.submit({ ...TWO, steps: 1_000_000 });
-    await coordinator.until("a step", async () => (await coordinator.get(jobId)).stepsDone > 0);
-    expect((await coordinator.cancel(jobId)).state).to.equal("JOB_STATE_CANCELLED");
-    expect(device.leaks()).to.deep.equal([]);
+    const { jobId } = await cuda.coordinator.submit({ ...TWO, steps: 1_000_000 });
+    await cuda.coordinator.until(
+      "a step",
+      async () => (await cuda.coordinator.get(jobId)).stepsDone > 0,
+    );
+    expect((await cuda.coordinator.cancel(jobId)).state).to.equal("JOB_STATE_CANCELLED");
+    expect(cuda.device.leaks()).to.deep.equal([]);
     expect((await train(TWO)).state).to.equal("JOB_STATE_SUCCEEDED");
   });
 
@@ -95,7 +71,7 @@ describe("cuda ranks", function () {
     for (const nth of nths) {
       it(`fail by name when ${call} number ${nth} finds no memory, give back the rest, and take the next job`, async () => {
         await join(2);
-        device.fault(call, nth, OUT_OF_MEMORY);
+        cuda.device.fault(call, nth, OUT_OF_MEMORY);
         const { error } = await train(TWO);
         expect(error?.code).to.equal("RESOURCE_EXHAUSTED");
         expect(error?.message).to.match(
@@ -104,7 +80,7 @@ describe("cuda ranks", function () {
           ),
         );
         expect(error?.worker).to.equal(`w${error?.rank}`);
-        expect(device.leaks()).to.deep.equal([]);
+        expect(cuda.device.leaks()).to.deep.equal([]);
         expect((await train(TWO)).state).to.equal("JOB_STATE_SUCCEEDED");
       });
     }
@@ -112,7 +88,7 @@ describe("cuda ranks", function () {
 
   it("fail by name when a call is refused, and take the next job: the device is none the worse", async () => {
     await join(1);
-    device.fault("cuLaunchKernel", 5, INVALID_VALUE);
+    cuda.device.fault("cuLaunchKernel", 5, INVALID_VALUE);
     const { error } = await train(SPEC);
     expect(error?.message).to.match(/cuLaunchKernel\(.*\) failed: CUDA_ERROR_INVALID_VALUE \(1\)$/);
     expect((await train(SPEC)).state).to.equal("JOB_STATE_SUCCEEDED");
@@ -131,18 +107,18 @@ describe("cuda ranks", function () {
   ] as const) {
     it(`end when ${what}: the job fails by name, the worker is lost and unhealthy, the other goes on`, async () => {
       const handles = await join(2);
-      device.fault(call, nth, status);
+      cuda.device.fault(call, nth, status);
       const { error } = await train(SPEC);
       expect(error).to.include({ code: "UNAVAILABLE", rank: 0, worker: "w0" });
       expect(error?.message).to.match(
         new RegExp(`^rank 0 \\(worker w0\\): .*${call}\\(.*\\) failed: ${name} \\(${status}\\)`),
       );
-      await coordinator.until("its worker lost", async () => {
-        const [worker] = await coordinator.listWorkers();
+      await cuda.coordinator.until("its worker lost", async () => {
+        const [worker] = await cuda.coordinator.listWorkers();
         return worker?.state === "lost" && worker.lostReason.includes(name);
       });
       expect(await checkHealth(handles[0]?.grpcAddress ?? "")).to.equal("NOT_SERVING");
-      device.clear();
+      cuda.device.clear();
       expect((await train(SPEC)).ranks[0]?.worker).to.equal("w1");
     });
   }
@@ -150,13 +126,13 @@ describe("cuda ranks", function () {
   for (const call of ["cuGraphExecDestroy", "cuMemFree_v2", "cuModuleUnload"]) {
     it(`are lost and unhealthy before the next job when the device is lost at ${call}, after the last one`, async () => {
       const [handle] = await join(1);
-      device.fault(call, 1, LAUNCH_FAILED);
+      cuda.device.fault(call, 1, LAUNCH_FAILED);
       expect((await train(SPEC)).state).to.equal("JOB_STATE_SUCCEEDED");
-      await coordinator.until("its worker lost", async () => {
-        const [worker] = await coordinator.listWorkers();
+      await cuda.coordinator.until("its worker lost", async () => {
+        const [worker] = await cuda.coordinator.listWorkers();
         return worker?.state === "lost";
       });
-      const [worker] = await coordinator.listWorkers();
+      const [worker] = await cuda.coordinator.listWorkers();
       expect(worker?.lostReason).to.match(
         /^device lost: cu\w+\(.*\) failed: CUDA_ERROR_LAUNCH_FAILED \(719\)/,
       );
@@ -167,30 +143,30 @@ describe("cuda ranks", function () {
   it("end by name when a well device takes nothing back: the process frees what is left", async () => {
     const [handle] = await join(1);
     const ended = caught(handle?.done ?? Promise.resolve());
-    device.fault("cuEventDestroy_v2", 1, INVALID_VALUE);
+    cuda.device.fault("cuEventDestroy_v2", 1, INVALID_VALUE);
     expect((await train(SPEC)).state).to.equal("JOB_STATE_SUCCEEDED");
     const refused = /: cuEventDestroy_v2\(.*\) failed: CUDA_ERROR_INVALID_VALUE \(1\)$/;
     expect(String(await ended)).to.match(refused);
-    await coordinator.until("its worker lost", async () => {
-      const [worker] = await coordinator.listWorkers();
+    await cuda.coordinator.until("its worker lost", async () => {
+      const [worker] = await cuda.coordinator.listWorkers();
       return worker?.state === "lost" && refused.test(worker.lostReason);
     });
   });
 
   it("end by the call that failed, wherever in a job the device is lost", async () => {
     await join(1);
-    const before = device.calls("*");
+    const before = cuda.device.calls("*");
     expect((await train(SPEC)).state).to.equal("JOB_STATE_SUCCEEDED");
-    const calls = device.calls("*") - before;
-    await workers.stop();
+    const calls = cuda.device.calls("*") - before;
+    await cuda.stopWorkers();
     const failures: string[] = [];
     for (let i = 0; i < TIMES; i++) {
       await join(1, i + 1);
-      device.fault("*", 1 + Math.floor((i * calls) / TIMES), LOST);
+      cuda.device.fault("*", 1 + Math.floor((i * calls) / TIMES), LOST);
       const { state, error } = await train(SPEC);
-      await workers.stop();
-      device.clear();
-      expect(device.leaks(), error?.message).to.deep.equal([]);
+      await cuda.stopWorkers();
+      cuda.device.clear();
+      expect(cuda.device.leaks(), error?.message).to.deep.equal([]);
       if (error === null) {
         // Lost as it was given back, when the job had all that it needed.
         expect(state).to.equal("JOB_STATE_SUCCEEDED");

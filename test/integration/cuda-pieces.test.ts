@@ -3,10 +3,8 @@ import { join } from "node:path";
 import { expect } from "chai";
 import type { JobSpecInput } from "../../shared/job/job-spec.ts";
 import type { WorkerHandle } from "../../worker/worker-daemon.ts";
-import { CoordinatorHarness } from "../support/coordinator-harness.ts";
-import { type LookAlike, lookAlike } from "../support/look-alike.ts";
+import { CudaRanks } from "../support/cuda-ranks.ts";
 import { STAGED_CUDA } from "../support/staged-cuda.ts";
-import { WorkerHarness } from "../support/worker-harness.ts";
 
 /** Least bytes of a piece: operands of these jobs come in up to 32 pieces; or whole. */
 const SMALL = 4096;
@@ -29,57 +27,26 @@ const SPEC: JobSpecInput = {
 /** Workers of this process on the look-alike's GPU. */
 describe("cuda ranks whose collectives come and go in pieces", function () {
   this.timeout(120_000);
-  const workers = new WorkerHarness();
-  let coordinator: CoordinatorHarness;
-  let device: LookAlike;
+  const cuda = new CudaRanks();
 
-  before(() => {
-    device = lookAlike();
-  });
-
-  beforeEach(async () => {
-    device.clear();
-    coordinator = await CoordinatorHarness.start({ limits: { leaseMs: 60_000 } });
-  });
-
-  afterEach(async () => {
-    await workers.stop();
-    await coordinator.stop();
-    device.clear();
-    expect(device.leaks()).to.deep.equal([]);
-  });
-
-  async function enlist(count: number, pieceBytes: number): Promise<WorkerHandle[]> {
-    const handles: WorkerHandle[] = [];
-    for (let i = 0; i < count; i++) {
-      handles.push(
-        await workers.worker(coordinator.handle.grpcAddress, {
-          name: `w${pieceBytes}-${i}`,
-          backend: "cuda",
-          device: String(pieceBytes),
-          backendModule: STAGED_CUDA,
-        }),
-      );
-    }
-    await coordinator.until(`${count} workers`, async () => {
-      const found = await coordinator.listWorkers();
-      return found.filter(({ state }) => state === "idle").length >= count;
-    });
-    return handles;
+  function enlist(count: number, pieceBytes: number): Promise<WorkerHandle[]> {
+    const names = Array.from({ length: count }, (_, i) => `w${pieceBytes}-${i}`);
+    const device = String(pieceBytes);
+    return cuda.join(names.map((name) => ({ name, device, backendModule: STAGED_CUDA })));
   }
 
   /** What a job gives, the copies that it took to the host, and the waits of streams for others. */
   async function train(spec: JobSpecInput, ranks: number, pieceBytes: number) {
     await enlist(ranks, pieceBytes);
     const counts = (): number[] =>
-      ["cuMemcpyDtoHAsync_v2", "cuStreamWaitEvent"].map((call) => device.calls(call));
+      ["cuMemcpyDtoHAsync_v2", "cuStreamWaitEvent"].map((call) => cuda.device.calls(call));
     const before = counts();
-    const { jobId } = await coordinator.submit(spec);
-    const { state, error, loss, gradNorm, ...job } = await coordinator.finished(jobId);
+    const { jobId } = await cuda.coordinator.submit(spec);
+    const { state, error, loss, gradNorm, ...job } = await cuda.coordinator.finished(jobId);
     expect(state, error?.message).to.equal("JOB_STATE_SUCCEEDED");
     const [fetched = 0, waits = 0] = counts().map((calls, i) => calls - (before[i] ?? 0));
-    await workers.stop();
-    const weights = await readFile(join(coordinator.dir, "out.safetensors"));
+    await cuda.stopWorkers();
+    const weights = await readFile(join(cuda.coordinator.dir, "out.safetensors"));
     const peaks = job.ranks.map(({ peakMemoryBytes }) => peakMemoryBytes);
     return { loss, gradNorm, weights, peaks, fetched, waits };
   }
@@ -108,14 +75,17 @@ describe("cuda ranks whose collectives come and go in pieces", function () {
 
   it("give back all that they took after a job that was cancelled in mid-run", async () => {
     await enlist(2, SMALL);
-    const { jobId } = await coordinator.submit({
+    const { jobId } = await cuda.coordinator.submit({
       ...SPEC,
       mesh: { dataParallel: 2 },
       steps: 1_000_000,
     });
-    await coordinator.until("a step", async () => (await coordinator.get(jobId)).stepsDone > 0);
-    expect((await coordinator.cancel(jobId)).state).to.equal("JOB_STATE_CANCELLED");
-    expect(device.leaks()).to.deep.equal([]);
+    await cuda.coordinator.until(
+      "a step",
+      async () => (await cuda.coordinator.get(jobId)).stepsDone > 0,
+    );
+    expect((await cuda.coordinator.cancel(jobId)).state).to.equal("JOB_STATE_CANCELLED");
+    expect(cuda.device.leaks()).to.deep.equal([]);
   });
 
   it("end by the call that failed, and leave nothing, when the device is lost among the pieces", async () => {
@@ -127,32 +97,35 @@ describe("cuda ranks whose collectives come and go in pieces", function () {
       ["cuStreamWaitEvent", 4],
     ] as const) {
       await enlist(2, SMALL);
-      device.fault(call, nth, LOST);
-      const { jobId } = await coordinator.submit({ ...SPEC, mesh });
-      const { error } = await coordinator.finished(jobId);
+      cuda.device.fault(call, nth, LOST);
+      const { jobId } = await cuda.coordinator.submit({ ...SPEC, mesh });
+      const { error } = await cuda.coordinator.finished(jobId);
       expect(error?.code, error?.message).to.equal("UNAVAILABLE");
       expect(error?.message).to.match(
         /^rank [01] \(worker .*\): .*\bcu\w+\(.*\) failed: CU\w+ \(\d+\)/,
       );
-      await workers.stop();
-      device.clear();
-      expect(device.leaks(), call).to.deep.equal([]);
+      await cuda.stopWorkers();
+      cuda.device.clear();
+      expect(cuda.device.leaks(), call).to.deep.equal([]);
     }
   });
 
   it("name the peer that is gone, and leave nothing", async () => {
     const [, second] = await enlist(2, SMALL);
-    const { jobId } = await coordinator.submit({
+    const { jobId } = await cuda.coordinator.submit({
       ...SPEC,
       mesh: { dataParallel: 2 },
       steps: 1_000_000,
     });
-    await coordinator.until("a step", async () => (await coordinator.get(jobId)).stepsDone > 0);
+    await cuda.coordinator.until(
+      "a step",
+      async () => (await cuda.coordinator.get(jobId)).stepsDone > 0,
+    );
     await second?.stop(0);
-    await coordinator.until("the job's end or its wait for another worker", async () => {
-      const { state, error } = await coordinator.get(jobId);
+    await cuda.coordinator.until("the job's end or its wait for another worker", async () => {
+      const { state, error } = await cuda.coordinator.get(jobId);
       return state !== "JOB_STATE_RUNNING" || error !== null;
     });
-    expect(device.leaks()).to.deep.equal([]);
+    expect(cuda.device.leaks()).to.deep.equal([]);
   });
 });

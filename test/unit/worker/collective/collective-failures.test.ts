@@ -6,7 +6,7 @@ import {
   UnavailableError,
 } from "../../../../shared/errors.ts";
 import type { Collective } from "../../../../shared/program/program.ts";
-import type { Frame, Transport } from "../../../../worker/collective/collective.ts";
+import type { Frame } from "../../../../worker/collective/collective.ts";
 import { PeerCollectiveGroup, sourcesOf } from "../../../../worker/collective/collective-group.ts";
 import {
   bytesOf,
@@ -16,40 +16,7 @@ import {
   lineMesh,
   ranksInMemory,
 } from "../../../support/collectives.ts";
-
-/** A transport whose peers are the test: it hands in frames and sees what is sent. */
-class ScriptedTransport implements Transport {
-  readonly rank = 0;
-  readonly sent: { peer: number; frame: Frame }[] = [];
-  readonly paused = new Set<number>();
-  /** Set: what send returns, as a transport without room does. */
-  room: Promise<void> | undefined;
-  arrive: (peer: number, frame: Frame) => void = () => undefined;
-  lose: (peer: number, cause: Error) => void = () => undefined;
-
-  connect(): Promise<void> {
-    return Promise.resolve();
-  }
-  send(peer: number, frame: Frame): Promise<void> | undefined {
-    this.sent.push({ peer, frame });
-    return this.room;
-  }
-  onFrame(handler: (peer: number, frame: Frame) => void): void {
-    this.arrive = handler;
-  }
-  onPeerLost(handler: (peer: number, cause: Error) => void): void {
-    this.lose = handler;
-  }
-  pause(peer: number): void {
-    this.paused.add(peer);
-  }
-  resume(peer: number): void {
-    this.paused.delete(peer);
-  }
-  close(): Promise<void> {
-    return Promise.resolve();
-  }
-}
+import { ScriptedTransport } from "../../../support/scripted-transport.ts";
 
 function scripted(size: number, collectives: readonly Collective[], options = {}) {
   const transport = new ScriptedTransport();

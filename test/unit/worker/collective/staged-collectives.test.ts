@@ -2,11 +2,7 @@ import { expect } from "chai";
 import fc from "fast-check";
 import { PeerError, UnavailableError } from "../../../../shared/errors.ts";
 import type { Collective } from "../../../../shared/program/program.ts";
-import type {
-  CollectiveBuffers,
-  Frame,
-  Transport,
-} from "../../../../worker/collective/collective.ts";
+import type { CollectiveBuffers, Frame } from "../../../../worker/collective/collective.ts";
 import { PeerCollectiveGroup } from "../../../../worker/collective/collective-group.ts";
 import { scheduleOf, shapeOf } from "../../../../worker/collective/schedule-of.ts";
 import { StagedProgress } from "../../../../worker/collective/staged-progress.ts";
@@ -19,6 +15,7 @@ import {
   lineMesh,
   ranksInMemory,
 } from "../../../support/collectives.ts";
+import { ScriptedTransport } from "../../../support/scripted-transport.ts";
 import { DeviceOperands, POISON } from "../../../support/staged-operands.ts";
 
 const KINDS = [
@@ -162,35 +159,11 @@ describe("collectives of operands in pieces", () => {
   });
 });
 
-/** A transport whose peers are the test. */
-class Scripted implements Transport {
-  readonly rank = 0;
-  readonly sent: number[] = [];
-  readonly paused = new Set<number>();
-  arrive: (peer: number, frame: Frame) => void = () => undefined;
-  lose: (peer: number, cause: Error) => void = () => undefined;
-
-  connect(): Promise<void> {
-    return Promise.resolve();
-  }
-  send(_peer: number, frame: Frame): undefined {
+/** Poison on the wire is a byte that was sent before it came. */
+class PoisonWatch extends ScriptedTransport {
+  override send(peer: number, frame: Frame): Promise<void> | undefined {
     if (frame.payload.includes(POISON)) throw new Error(`segment ${frame.segment} is poison`);
-    this.sent.push(frame.segment);
-  }
-  onFrame(handler: (peer: number, frame: Frame) => void): void {
-    this.arrive = handler;
-  }
-  onPeerLost(handler: (peer: number, cause: Error) => void): void {
-    this.lose = handler;
-  }
-  pause(peer: number): void {
-    this.paused.add(peer);
-  }
-  resume(peer: number): void {
-    this.paused.delete(peer);
-  }
-  close(): Promise<void> {
-    return Promise.resolve();
+    return super.send(peer, frame);
   }
 }
 
@@ -208,7 +181,7 @@ describe("a collective whose input is still coming", () => {
       segmentBytes: 4096,
       label: "grad of w1",
     });
-    const transport = new Scripted();
+    const transport = new PoisonWatch();
     const program = { mesh: lineMesh(3), collectives: [collective] };
     const timeoutMs = 60_000;
     const group = new PeerCollectiveGroup({ program, rank: 0, transport, timeoutMs, ...options });
@@ -237,18 +210,18 @@ describe("a collective whose input is still coming", () => {
 
   it("sends the frames of the pieces that are there, and sums and passes on what came when its own is there", () => {
     const { transport, own, frame } = ring();
-    expect(transport.sent).to.deep.equal([0]);
+    expect(transport.sentSegments).to.deep.equal([0]);
     transport.arrive(2, frame(0));
     transport.arrive(2, frame(1));
     // Summed with input that is not there, they wait.
-    expect(transport.sent).to.deep.equal([0]);
+    expect(transport.sentSegments).to.deep.equal([0]);
     own.bring();
-    expect(transport.sent).to.deep.equal([0]);
+    expect(transport.sentSegments).to.deep.equal([0]);
     own.bring();
-    expect(transport.sent).to.deep.equal([0, 1]);
+    expect(transport.sentSegments).to.deep.equal([0, 1]);
     for (let i = 3; i < 8; i++) own.bring();
     // Own chunk, then the two segments that came.
-    expect(transport.sent).to.deep.equal([0, 1, 2, 3, 4, 5]);
+    expect(transport.sentSegments).to.deep.equal([0, 1, 2, 3, 4, 5]);
     expect(own.finals).to.deep.equal([]);
   });
 
@@ -323,7 +296,7 @@ describe("a collective whose input is still coming", () => {
     expect(String(await caught(running))).to.include("cancelled");
     while (!own.all) own.bring();
     transport.arrive(2, frame(1));
-    expect(transport.sent).to.deep.equal([0]);
+    expect(transport.sentSegments).to.deep.equal([0]);
     expect(own.finals).to.deep.equal([]);
   });
 });
